@@ -1,0 +1,43 @@
+//! Every bound of the library in one place, with its reason. A file or option beyond a bound is
+//! refused with the bound named; nothing is clipped in silence.
+
+/// Most tokens a context may have: positions are `u32` and rotary angles lose all meaning long before.
+pub const CONTEXT_MAX: u32 = 1 << 24;
+/// Most layers, so that a hostile `num_hidden_layers` cannot size a table.
+pub const LAYERS_MAX: u32 = 1024;
+/// Widest hidden, feed-forward or head dimension: 2^20 is 85 times Aquila2-34B's feed-forward.
+pub const WIDTH_MAX: u32 = 1 << 20;
+/// Largest vocabulary.
+pub const VOCAB_MAX: u32 = 1 << 24;
+/// Largest attention head: beyond it no kernel's stack tile would fit.
+pub const HEAD_DIM_MAX: u32 = 1024;
+/// Most tensors in a checkpoint.
+pub const TENSORS_MAX: usize = 1 << 17;
+/// Longest JSON text (config, index, tokenizer): Aquila2's tokenizer.json has under 10 MB.
+pub const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Longest safetensors header; the limit of the reference implementation.
+pub const SAFETENSORS_HEADER_MAX: u64 = 100_000_000;
+/// Most metadata entries of a GGUF file.
+pub const GGUF_ENTRIES_MAX: u64 = 1 << 16;
+/// Most elements of a GGUF array: merges are about twice the vocabulary.
+pub const GGUF_ARRAY_MAX: u64 = 1 << 26;
+/// Longest GGUF string (a chat template, not a book).
+pub const GGUF_STRING_MAX: u64 = 16 << 20;
+/// Most tokens in one executor step.
+pub const STEP_TOKENS_MAX: usize = 512;
+/// Most sequences decoded in one step.
+pub const BATCH_MAX: u32 = 256;
+/// Requests that may wait in line when `max_waiting` is 0.
+pub const WAITING_DEFAULT: u32 = 1024;
+/// Most stop strings of one request.
+pub const STOP_STRINGS_MAX: usize = 64;
+/// Longest stop string, in bytes: text this long may be held back.
+pub const STOP_BYTES_MAX: usize = 4096;
+/// Most worker threads of one engine.
+pub const THREADS_MAX: usize = 256;
+/// Largest prompt text in bytes.
+pub const PROMPT_BYTES_MAX: usize = 256 << 20;
+/// Instructions a chat template may take before it is ended.
+pub const TEMPLATE_FUEL: u64 = 10_000_000;
+/// Longest text a chat template may render.
+pub const TEMPLATE_BYTES_MAX: usize = 64 << 20;

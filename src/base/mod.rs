@@ -1,0 +1,12 @@
+//! What everything leans on, and what leans on nothing: errors, limits, checked arithmetic, element
+//! types, aligned buffers, the fork check and the clock.
+
+pub mod buffer;
+pub mod checked;
+pub mod clock;
+pub mod dtype;
+pub mod error;
+pub mod fork;
+pub mod limits;
+pub mod memory;
+pub mod region;

@@ -1,0 +1,184 @@
+//! What a request asks for, and what it gives back: plain data, checked at the door.
+
+use crate::base::error::{Error, Result};
+use crate::base::limits;
+use crate::sampling::SamplingParams;
+
+/// What to generate from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Text, tokenised by the rules of the model's tokenizer.
+    Text(String),
+    /// Token ids as they are; nothing is added.
+    Tokens(Vec<u32>),
+    /// A JSON array of `{"role", "content"}`, rendered by the chat template.
+    Messages(String),
+}
+
+/// How to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenParams {
+    /// Most new tokens; 0: what the context leaves.
+    pub max_tokens: u32,
+    /// New tokens before a stop id may end the text.
+    pub min_tokens: u32,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Strings that end the text; they are not part of it unless `keep_stop`.
+    pub stop: Vec<String>,
+    /// Further token ids that end the text.
+    pub stop_tokens: Vec<u32>,
+    /// Go on past the model's own end-of-sequence ids.
+    pub ignore_eos: bool,
+    /// Put the prompt's text in front.
+    pub echo: bool,
+    /// Leave the stop string in the text.
+    pub keep_stop: bool,
+    /// Show special tokens as text.
+    pub show_special: bool,
+    /// Do not add what the tokenizer's post-processor adds (text input).
+    pub no_add_special: bool,
+    /// Do not recognise special-token text in the prompt (text input).
+    pub no_parse_special: bool,
+}
+
+impl Default for GenParams {
+    fn default() -> Self {
+        GenParams {
+            max_tokens: 0,
+            min_tokens: 0,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            ignore_eos: false,
+            echo: false,
+            keep_stop: false,
+            show_special: false,
+            no_add_special: false,
+            no_parse_special: false,
+        }
+    }
+}
+
+impl GenParams {
+    /// `Argument`, naming the field, unless all fields are in range for a vocabulary of `vocab`.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        self.sampling.check(vocab)?;
+        crate::ensure!(
+            self.stop.len() <= limits::STOP_STRINGS_MAX,
+            Argument,
+            "stop: {} strings, at most {}",
+            self.stop.len(),
+            limits::STOP_STRINGS_MAX
+        );
+        for stop in &self.stop {
+            crate::ensure!(
+                !stop.is_empty() && stop.len() <= limits::STOP_BYTES_MAX,
+                Argument,
+                "stop: a string of {} bytes, expected 1 to {}",
+                stop.len(),
+                limits::STOP_BYTES_MAX
+            );
+        }
+        for &id in &self.stop_tokens {
+            crate::ensure!(
+                (id as usize) < vocab,
+                Argument,
+                "stop_tokens: id {id} is not below the vocabulary's {vocab}"
+            );
+        }
+        crate::ensure!(
+            self.max_tokens == 0 || self.min_tokens <= self.max_tokens,
+            Argument,
+            "min_tokens {} is more than max_tokens {}",
+            self.min_tokens,
+            self.max_tokens
+        );
+        Ok(())
+    }
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model's end-of-sequence id.
+    Eos,
+    /// A stop string or a stop token of the request.
+    Stop,
+    /// `max_tokens` were made.
+    Length,
+    /// The context is full.
+    Context,
+    /// Cancelled by the caller.
+    Cancelled,
+    /// The deadline passed.
+    Deadline,
+    /// The step failed; the error says why.
+    Error,
+}
+
+/// Times and counts of one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Prompt tokens that were not computed because their KV blocks were cached.
+    pub cached_tokens: u32,
+    /// Tokens made, the ending one included.
+    pub output_tokens: u32,
+    /// From submission to the first step.
+    pub queue_ms: f64,
+    /// Rendering and tokenising.
+    pub tokenize_ms: f64,
+    /// From the first step to the first token.
+    pub prefill_ms: f64,
+    /// From submission to the first token.
+    pub first_token_ms: f64,
+    /// From the first token to the last.
+    pub decode_ms: f64,
+    /// From submission to the end.
+    pub total_ms: f64,
+}
+
+/// What a request says while it runs.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A part of the prompt is computed.
+    Prefill {
+        /// Prompt tokens computed so far.
+        done: u32,
+        /// Prompt tokens in all.
+        total: u32,
+    },
+    /// New text. Events that nobody has read yet are merged.
+    Text {
+        /// Whole code points; may be empty where a token gave none yet.
+        text: String,
+        /// The tokens behind this event, in order.
+        tokens: Vec<u32>,
+        /// Log-probability of each of the tokens.
+        logprobs: Vec<f32>,
+    },
+    /// The last event.
+    Finish {
+        /// Why the text ended.
+        reason: Finish,
+        /// What failed, with [`Finish::Error`].
+        error: Option<Error>,
+    },
+}
+
+/// A finished text.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The text.
+    pub text: String,
+    /// The new tokens; the ending eos or stop token is not among them.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each token.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Times and counts.
+    pub timings: Timings,
+}

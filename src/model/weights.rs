@@ -1,0 +1,398 @@
+//! The weight source: every tensor of a decoder as a list of pieces of stored bytes.
+//!
+//! A weight is not a flat slice. GGUF keeps the rows of q and k in another order than Hugging Face;
+//! a checkpoint cut for N cards keeps o and down in N parts along k; q, k and v may lie in three
+//! files. A [`Weight`] says for each [`Piece`] which stored rows and columns become which rows and
+//! columns, so that a backend can use mapped bytes where they lie, and no 14.6 GB are copied first.
+
+use crate::base::dtype::DType;
+use crate::base::error::Result;
+use crate::base::region::Region;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// What a tensor does in the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// `[vocab, hidden]`.
+    Embedding,
+    /// `[1, hidden]`: the norm before attention.
+    AttentionNorm,
+    /// `[q_width, hidden]`.
+    Query,
+    /// `[kv_width, hidden]`.
+    Key,
+    /// `[kv_width, hidden]`.
+    Value,
+    /// `[hidden, q_width]`.
+    Output,
+    /// `[1, q_width]`, optional.
+    QueryBias,
+    /// `[1, kv_width]`, optional.
+    KeyBias,
+    /// `[1, kv_width]`, optional.
+    ValueBias,
+    /// `[1, hidden]`, optional.
+    OutputBias,
+    /// `[1, hidden]`: the norm before the feed-forward.
+    FfnNorm,
+    /// `[ffn, hidden]`.
+    Gate,
+    /// `[ffn, hidden]`.
+    Up,
+    /// `[hidden, ffn]`.
+    Down,
+    /// `[1, hidden]`.
+    FinalNorm,
+    /// `[vocab, hidden]`; absent where the embedding is tied.
+    Head,
+}
+
+/// One tensor of the decoder. Tensors outside the layers have layer 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId {
+    /// Decoder layer, from 0.
+    pub layer: usize,
+    /// What it does there.
+    pub role: Role,
+}
+
+/// Which stored row holds a wanted row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowMap {
+    /// Wanted row r is stored row r.
+    Identity,
+    /// The stored rows of each head alternate between the two rotary halves, as llama.cpp and
+    /// FlagAI store q and k: wanted row `h·D + j·D/2 + i` (j = 0, 1) is stored row `h·D + 2i + j`.
+    Interleaved {
+        /// D, the width of one head.
+        head_dim: usize,
+    },
+}
+
+impl RowMap {
+    /// The stored row of wanted row `row`.
+    #[inline]
+    pub fn stored(self, row: usize) -> usize {
+        match self {
+            RowMap::Identity => row,
+            RowMap::Interleaved { head_dim } => {
+                let (head, within, half) = (row / head_dim, row % head_dim, head_dim / 2);
+                head * head_dim + 2 * (within % half) + within / half
+            }
+        }
+    }
+}
+
+/// A block of stored elements that fills a rectangle of a weight.
+///
+/// The bytes are a row-major matrix of `dtype` with `stored_cols` columns. Weight element
+/// `(rows.start + r, cols.start + c)` is stored element
+/// `(row_map.stored(row_offset + r), col_offset + c)`.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The stored matrix, whole; its length is exactly its rows × the bytes of a row.
+    pub bytes: Region,
+    /// How its elements are encoded.
+    pub dtype: DType,
+    /// Columns of the stored matrix; a whole number of blocks of `dtype`.
+    pub stored_cols: usize,
+    /// Order of the stored rows.
+    pub row_map: RowMap,
+    /// First row to take, counted in the order that `row_map` gives.
+    pub row_offset: usize,
+    /// First stored column to take; on a block border of `dtype`.
+    pub col_offset: usize,
+    /// Rows of the weight that this piece fills.
+    pub rows: Range<usize>,
+    /// Columns of the weight that this piece fills.
+    pub cols: Range<usize>,
+}
+
+impl Piece {
+    /// Bytes of one stored row.
+    pub fn row_bytes(&self) -> usize {
+        self.stored_cols / self.dtype.block_elements() * self.dtype.block_bytes()
+    }
+
+    /// The stored bytes of weight row `row`, columns `cols` of this piece.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let stored = self.row_map.stored(self.row_offset + row - self.rows.start);
+        let per = self.dtype.block_elements();
+        let start = stored * self.row_bytes() + self.col_offset / per * self.dtype.block_bytes();
+        let len = self.cols.len() / per * self.dtype.block_bytes();
+        &self.bytes[start..start + len]
+    }
+}
+
+/// A matrix (or a vector, with one row) as a list of pieces that cover it without gap or overlap.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The tensor's name in the checkpoint, for messages.
+    pub name: String,
+    /// Output features.
+    pub rows: usize,
+    /// Input features: k.
+    pub cols: usize,
+    /// Pieces ordered by (rows.start, cols.start). All pieces of one row band have the same rows.
+    pub pieces: Vec<Piece>,
+}
+
+impl Weight {
+    /// A whole stored matrix as it lies.
+    pub fn whole(
+        name: &str,
+        rows: usize,
+        cols: usize,
+        dtype: DType,
+        bytes: Region,
+        row_map: RowMap,
+    ) -> Result<Self> {
+        let piece = Piece {
+            bytes,
+            dtype,
+            stored_cols: cols,
+            row_map,
+            row_offset: 0,
+            col_offset: 0,
+            rows: 0..rows,
+            cols: 0..cols,
+        };
+        Weight { name: name.into(), rows, cols, pieces: vec![piece] }.checked()
+    }
+
+    /// Several weights side by side along k (parts of o and down, cut for several cards).
+    pub fn join_cols(name: &str, parts: Vec<Weight>) -> Result<Self> {
+        let rows = parts.first().map_or(0, |p| p.rows);
+        let (mut pieces, mut cols) = (Vec::new(), 0);
+        for part in parts {
+            crate::ensure!(
+                part.rows == rows,
+                Format,
+                "{name}: a part has {} rows, another {rows}",
+                part.rows
+            );
+            for mut piece in part.pieces {
+                piece.cols = piece.cols.start + cols..piece.cols.end + cols;
+                pieces.push(piece);
+            }
+            cols += part.cols;
+        }
+        pieces.sort_by_key(|p| (p.rows.start, p.cols.start));
+        Weight { name: name.into(), rows, cols, pieces }.checked()
+    }
+
+    /// Several weights one below the other (parts of q, k, v, gate, up and head).
+    pub fn join_rows(name: &str, parts: Vec<Weight>) -> Result<Self> {
+        let cols = parts.first().map_or(0, |p| p.cols);
+        let (mut pieces, mut rows) = (Vec::new(), 0);
+        for part in parts {
+            crate::ensure!(
+                part.cols == cols,
+                Format,
+                "{name}: a part has {} columns, another {cols}",
+                part.cols
+            );
+            for mut piece in part.pieces {
+                piece.rows = piece.rows.start + rows..piece.rows.end + rows;
+                pieces.push(piece);
+            }
+            rows += part.rows;
+        }
+        Weight { name: name.into(), rows, cols, pieces }.checked()
+    }
+
+    /// The same pieces, if they cover the matrix exactly and every byte they name exists.
+    fn checked(self) -> Result<Self> {
+        let name = &self.name;
+        let mut covered = 0usize;
+        for piece in &self.pieces {
+            let per = piece.dtype.block_elements();
+            let inside = piece.rows.end <= self.rows
+                && piece.cols.end <= self.cols
+                && piece.stored_cols % per == 0
+                && piece.col_offset % per == 0
+                && piece.cols.len() % per == 0
+                && piece.col_offset + piece.cols.len() <= piece.stored_cols;
+            crate::ensure!(
+                inside,
+                Format,
+                "{name}: a piece of {} rows × {} columns ({}) does not fit in {} × {}",
+                piece.rows.len(),
+                piece.cols.len(),
+                piece.dtype,
+                self.rows,
+                self.cols
+            );
+            let stored_rows = piece.bytes.len() / piece.row_bytes().max(1);
+            crate::ensure!(
+                piece.bytes.len() == stored_rows * piece.row_bytes()
+                    && piece.row_offset + piece.rows.len() <= stored_rows,
+                Format,
+                "{name}: {} bytes stored, expected {} rows of {} bytes ({})",
+                piece.bytes.len(),
+                piece.row_offset + piece.rows.len(),
+                piece.row_bytes(),
+                piece.dtype
+            );
+            if let RowMap::Interleaved { head_dim } = piece.row_map {
+                crate::ensure!(
+                    head_dim > 0 && head_dim % 2 == 0 && stored_rows % head_dim == 0,
+                    Format,
+                    "{name}: {stored_rows} rows are no whole number of heads of {head_dim}"
+                );
+            }
+            covered += piece.rows.len() * piece.cols.len();
+        }
+        let ordered = self.pieces.windows(2).all(|w| {
+            let (a, b) = (&w[0], &w[1]);
+            (a.rows == b.rows && a.cols.end == b.cols.start)
+                || (a.rows.end == b.rows.start && a.cols.end == self.cols && b.cols.start == 0)
+        });
+        let starts = self.pieces.first().is_some_and(|p| p.rows.start == 0 && p.cols.start == 0);
+        crate::ensure!(
+            ordered && starts && covered == self.rows * self.cols,
+            Format,
+            "{name}: its {} pieces do not cover {} × {} exactly",
+            self.pieces.len(),
+            self.rows,
+            self.cols
+        );
+        Ok(self)
+    }
+
+    /// Rows `range` of this weight, as a weight (a rank's part of q, k, v, gate, up or head).
+    pub fn narrow_rows(&self, range: Range<usize>) -> Result<Weight> {
+        let mut pieces = Vec::new();
+        for piece in &self.pieces {
+            let (start, end) = (piece.rows.start.max(range.start), piece.rows.end.min(range.end));
+            if start < end {
+                let mut part = piece.clone();
+                part.row_offset += start - piece.rows.start;
+                part.rows = start - range.start..end - range.start;
+                pieces.push(part);
+            }
+        }
+        Weight { name: self.name.clone(), rows: range.len(), cols: self.cols, pieces }.checked()
+    }
+
+    /// Columns `range` of this weight, as a weight (a rank's part of o or down). The borders must lie
+    /// on block borders of the stored types.
+    pub fn narrow_cols(&self, range: Range<usize>) -> Result<Weight> {
+        let mut pieces = Vec::new();
+        for piece in &self.pieces {
+            let (start, end) = (piece.cols.start.max(range.start), piece.cols.end.min(range.end));
+            if start < end {
+                let mut part = piece.clone();
+                part.col_offset += start - piece.cols.start;
+                part.cols = start - range.start..end - range.start;
+                pieces.push(part);
+            }
+        }
+        Weight { name: self.name.clone(), rows: self.rows, cols: range.len(), pieces }.checked()
+    }
+
+    /// The pieces that hold row `row`, in the order of their columns.
+    pub fn row_pieces(&self, row: usize) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter().filter(move |p| p.rows.contains(&row))
+    }
+
+    /// The one element type of all pieces, or `None` where they differ.
+    pub fn dtype(&self) -> Option<DType> {
+        let first = self.pieces.first()?.dtype;
+        self.pieces.iter().all(|p| p.dtype == first).then_some(first)
+    }
+
+    /// Stored bytes of the elements of this weight.
+    pub fn stored_bytes(&self) -> u64 {
+        self.pieces
+            .iter()
+            .map(|p| {
+                (p.rows.len() * (p.cols.len() / p.dtype.block_elements()) * p.dtype.block_bytes()) as u64
+            })
+            .sum()
+    }
+}
+
+/// All weights of one decoder. Missing optional ones (biases, a tied head) are absent.
+#[derive(Clone, Debug, Default)]
+pub struct WeightSet {
+    entries: HashMap<WeightId, Weight>,
+}
+
+impl WeightSet {
+    /// Adds or replaces a weight.
+    pub fn insert(&mut self, layer: usize, role: Role, weight: Weight) {
+        self.entries.insert(WeightId { layer, role }, weight);
+    }
+
+    /// The weight, or `None` where the checkpoint has none (an optional role).
+    pub fn get(&self, layer: usize, role: Role) -> Option<&Weight> {
+        self.entries.get(&WeightId { layer, role })
+    }
+
+    /// The weight, or `Format` naming the layer and role.
+    pub fn need(&self, layer: usize, role: Role) -> Result<&Weight> {
+        self.get(layer, role)
+            .ok_or_else(|| crate::error!(Format, "layer {layer}: the checkpoint has no {role:?} weight"))
+    }
+
+    /// Stored bytes of all weights.
+    pub fn stored_bytes(&self) -> u64 {
+        self.entries.values().map(Weight::stored_bytes).sum()
+    }
+
+    /// Every weight with its place, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&WeightId, &Weight)> {
+        self.entries.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rows: usize, cols: usize, first: u8) -> Weight {
+        let bytes: Vec<u8> = (0..rows * cols)
+            .flat_map(|i| half::f16::from_f32(f32::from(first) + i as f32).to_le_bytes())
+            .collect();
+        Weight::whole("w", rows, cols, DType::F16, bytes.into(), RowMap::Identity).unwrap()
+    }
+
+    fn values(w: &Weight) -> Vec<f32> {
+        (0..w.rows)
+            .flat_map(|r| w.row_pieces(r).flat_map(move |p| p.row(r).to_vec()).collect::<Vec<u8>>())
+            .collect::<Vec<u8>>()
+            .chunks_exact(2)
+            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect()
+    }
+
+    #[test]
+    fn cut_in_three_along_k_and_joined_is_the_whole() {
+        let whole = matrix(4, 12, 0);
+        let parts = (0..3).map(|r| whole.narrow_cols(r * 4..r * 4 + 4).unwrap()).collect();
+        let joined = Weight::join_cols("w", parts).unwrap();
+        assert_eq!(joined.pieces.len(), 3);
+        assert_eq!(values(&joined), values(&whole));
+        let rows = (0..2).map(|r| joined.narrow_rows(r * 2..r * 2 + 2).unwrap()).collect();
+        assert_eq!(values(&Weight::join_rows("w", rows).unwrap()), values(&whole));
+    }
+
+    #[test]
+    fn interleaved_rows_come_out_in_halves() {
+        let map = RowMap::Interleaved { head_dim: 6 };
+        let stored: Vec<usize> = (0..12).map(|r| map.stored(r)).collect();
+        assert_eq!(stored, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+    }
+
+    #[test]
+    fn gaps_and_short_bytes_are_refused() {
+        let a = matrix(2, 4, 0);
+        let mut gap = a.clone();
+        gap.cols = 8;
+        assert!(gap.checked().is_err());
+        let short = Weight::whole("w", 4, 4, DType::F16, vec![0u8; 30].into(), RowMap::Identity);
+        assert!(short.unwrap_err().message.contains("30 bytes"));
+    }
+}
