@@ -1,1 +1,3 @@
 //! Untrusted bytes to checked tensors.
+
+pub mod quant;

@@ -297,6 +297,13 @@ impl Weight {
         self.pieces.iter().filter(move |p| p.rows.contains(&row))
     }
 
+    /// Row `row` as f32 in `out` (`[cols]`), whatever its stored type.
+    pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        for piece in self.row_pieces(row) {
+            crate::loading::quant::to_f32(piece.dtype, piece.row(row), &mut out[piece.cols.clone()]);
+        }
+    }
+
     /// The one element type of all pieces, or `None` where they differ.
     pub fn dtype(&self) -> Option<DType> {
         let first = self.pieces.first()?.dtype;
