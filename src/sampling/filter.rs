@@ -4,6 +4,7 @@
 //! that needs the likeliest ones first selects and sorts only as many as it turns out to need.
 
 use super::params::SamplingParams;
+use super::softmax::exp;
 use std::cmp::Ordering;
 
 /// A token that may be drawn.
@@ -44,7 +45,7 @@ pub fn apply(params: &SamplingParams, candidates: &mut Vec<Candidate>) {
         keep_mass(candidates, f64::from(params.top_p), scale, likelier, sorted);
     }
     if params.min_p > 0.0 {
-        let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+        let best = largest(candidates);
         let least = f64::from(best) + f64::from(params.min_p).ln();
         candidates.retain(|c| f64::from(c.logit) >= least || c.logit == best);
     }
@@ -53,19 +54,23 @@ pub fn apply(params: &SamplingParams, candidates: &mut Vec<Candidate>) {
 /// What turns a logit into a probability.
 #[derive(Clone, Copy)]
 struct Scale {
-    largest: f64,
+    largest: f32,
     sum: f64,
+}
+
+fn largest(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 impl Scale {
     fn of(candidates: &[Candidate]) -> Self {
-        let largest = f64::from(candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max));
-        let sum = candidates.iter().map(|c| (f64::from(c.logit) - largest).exp()).sum();
+        let largest = largest(candidates);
+        let sum = candidates.iter().map(|c| f64::from(exp(c.logit - largest))).sum();
         Scale { largest, sum }
     }
 
     fn probability(self, candidate: &Candidate) -> f64 {
-        (f64::from(candidate.logit) - self.largest).exp() / self.sum
+        f64::from(exp(candidate.logit - self.largest)) / self.sum
     }
 }
 
@@ -108,7 +113,7 @@ fn keep_mass(
 fn typical(mass: f32, candidates: &mut Vec<Candidate>) {
     let scale = Scale::of(candidates);
     let log_sum = scale.sum.ln();
-    let information = |c: &Candidate| log_sum - (f64::from(c.logit) - scale.largest);
+    let information = |c: &Candidate| log_sum - (f64::from(c.logit) - f64::from(scale.largest));
     let entropy: f64 = candidates.iter().map(|c| scale.probability(c) * information(c)).sum();
     let distance = |c: &Candidate| (information(c) - entropy).abs();
     let order = |a: &Candidate, b: &Candidate| distance(a).total_cmp(&distance(b)).then(likelier(a, b));
@@ -118,8 +123,10 @@ fn typical(mass: f32, candidates: &mut Vec<Candidate>) {
 
 /// Draws from the softmax of logits / temperature with a number in [0, 1). `None` of an empty list.
 pub fn draw(candidates: &[Candidate], temperature: f32, uniform: f64) -> Option<u32> {
-    let largest = f64::from(candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max));
-    let weight = |c: &Candidate| ((f64::from(c.logit) - largest) / f64::from(temperature)).exp();
+    let largest = largest(candidates);
+    // Divided in f64: the quotient of a tiny temperature must not be NaN, only very negative.
+    let weight =
+        |c: &Candidate| f64::from(exp((f64::from(c.logit - largest) / f64::from(temperature)) as f32));
     let mut left = uniform * candidates.iter().map(weight).sum::<f64>();
     let mut last = None;
     for candidate in candidates {

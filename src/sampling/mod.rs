@@ -100,6 +100,11 @@ impl Sampler {
 /// The largest logit that is not banned; of equal ones the lowest id. Bias against an infinite logit can
 /// make NaN, which is never larger.
 fn greedy(logits: &[f32], banned: &[u32]) -> Option<u32> {
+    let best = softmax::largest(logits).ok().flatten();
+    let first = best.and_then(|best| logits.iter().position(|&logit| logit == best));
+    if let Some(id) = first.map(|at| at as u32).filter(|id| !banned.contains(id)) {
+        return Some(id);
+    }
     let mut best: Option<(f32, u32)> = None;
     for (id, &logit) in (0u32..).zip(logits) {
         if logit > best.map_or(f32::NEG_INFINITY, |(largest, _)| largest) && !banned.contains(&id) {

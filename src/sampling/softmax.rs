@@ -1,22 +1,27 @@
 //! Log-probabilities over a whole vocabulary, once a token: the one pass here that must be fast.
 
+/// Values treated at once; terms added in f32 before they go to an f64 sum.
+const LANES: usize = 16;
+
 /// The largest logit; `None` where none is above −∞. `Err` with the place of a NaN.
 pub fn largest(logits: &[f32]) -> Result<Option<f32>, usize> {
-    // `max` drops NaN, so these are looked for apart; both loops run on vectors.
-    let mut nan = false;
-    let mut best = f32::NEG_INFINITY;
-    for &logit in logits {
-        nan |= logit.is_nan();
-        best = best.max(logit);
+    // In lanes, so that the compiler uses vectors. No comparison holds for NaN, which is looked for apart.
+    let (mut lanes, mut nan) = ([f32::NEG_INFINITY; LANES], false);
+    let chunks = logits.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if logit > *lane { logit } else { *lane };
+            nan |= logit.is_nan();
+        }
     }
+    nan |= rest.iter().any(|logit| logit.is_nan());
     if nan {
         return Err(logits.iter().position(|logit| logit.is_nan()).unwrap_or(0));
     }
+    let best = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     Ok((best > f32::NEG_INFINITY).then_some(best))
 }
-
-/// Terms added in f32 before they go to the f64 sum.
-const LANES: usize = 16;
 
 /// ln Σ exp(logit − largest), of logits that are at most `largest`, which is finite: the logarithm by
 /// which all log-probabilities are lowered. Its error is below 1e-6.
@@ -48,7 +53,7 @@ pub fn log_sum_exp(logits: &[f32], largest: f32) -> f64 {
 /// vectors. x is split into n·ln 2 + r with |r| ≤ ln 2 / 2 (ln 2 in two parts, so that n·ln 2 is exact),
 /// e^r is its Taylor polynomial, and n goes into the exponent bits.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Adding and subtracting 1.5·2^23 rounds to a whole number.

@@ -49,7 +49,8 @@ fn choosing_takes_no_memory() {
         for index in 0..20 {
             sampler.choose(&logits, &[100_007, 0], index).unwrap();
         }
+        let taken = COUNT.with(Cell::get) - before;
         println!("{:?} a token: {params:?}", start.elapsed() / 20);
-        assert_eq!(COUNT.with(Cell::get), before, "{params:?}");
+        assert_eq!(taken, 0, "{params:?}");
     }
 }
