@@ -1,1 +1,6 @@
 //! The CPU backend.
+
+mod float_mode;
+pub mod pool;
+mod signal;
+mod threads;
