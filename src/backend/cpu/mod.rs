@@ -1,1 +1,4 @@
 //! The CPU backend.
+
+pub mod isa;
+pub mod kernels;
