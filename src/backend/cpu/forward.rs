@@ -239,8 +239,7 @@ impl Forward<'_> {
             for row in 0..rows {
                 let part = row * ffn + cols.start..row * ffn + cols.end;
                 // SAFETY: these columns of gate and up belong to this worker until the barrier.
-                let (gate, up) =
-                    unsafe { (self.work.gate.part_mut(part.clone()), self.work.up.part(part)) };
+                let (gate, up) = unsafe { (self.work.gate.part_mut(part.clone()), self.work.up.part(part)) };
                 self.kernels.silu_mul(gate, up);
             }
         }

@@ -6,7 +6,6 @@ use super::pool::Pool;
 use super::survey::{self, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
 use crate::backend::{ComputeType, Progress};
 use crate::base::buffer::Buffer;
-use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
 use crate::model::spec::DecoderSpec;
@@ -231,16 +230,18 @@ impl AsRef<[u8]> for Private {
     }
 }
 
-/// Names the element types in use with their share, for `describe`: one name, or several with "+".
-pub fn held_names(weights: &Weights) -> String {
-    let all = weights.layers.iter().flat_map(|l| {
-        [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down].map(Matrix::element)
-    });
-    let all: Vec<Element> = all.chain([weights.embedding.element(), weights.head.element()]).collect();
-    [Element::F32, Element::F16, Element::Bf16]
-        .into_iter()
-        .filter(|e| all.contains(e))
-        .map(|e| DType::name(e.dtype()))
-        .collect::<Vec<_>>()
-        .join("+")
+impl Weights {
+    /// Every matrix once.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter();
+        let layers = layers.flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]);
+        layers.chain([&self.embedding, &self.head])
+    }
+
+    /// The element types in use, joined by "+".
+    pub fn held_names(&self) -> String {
+        let used = |e: &Element| self.matrices().any(|matrix| matrix.element() == *e);
+        let used = [Element::F32, Element::F16, Element::Bf16].into_iter().filter(used);
+        used.map(|e| e.dtype().name()).collect::<Vec<_>>().join("+")
+    }
 }
