@@ -226,6 +226,7 @@ fn lock(weights: &Weights) -> Result<Locked> {
 mod tests {
     use super::*;
     use crate::base::dtype::DType;
+    use crate::base::region::Region;
     use crate::model::spec::{RopeScaling, RopeSpec};
     use crate::model::weights::{Role, RowMap, Weight};
     use std::ops::ControlFlow;
@@ -247,15 +248,14 @@ mod tests {
         }
     }
 
-    /// Zero weights; everything but the f32 embedding is f16.
-    fn weights(spec: &DecoderSpec) -> WeightSet {
+    /// Zero weights in mapped or private memory; everything but the f32 embedding is f16.
+    fn weights(spec: &DecoderSpec, mapped: bool) -> WeightSet {
         let mut set = WeightSet::default();
         let mut add = |layer, role| {
             let (rows, cols) = survey::shape(spec, role);
             let dtype = if role == Role::Embedding { DType::F32 } else { DType::F16 };
-            let bytes = vec![0u8; rows * cols * dtype.block_bytes()];
-            let weight =
-                Weight::whole(&format!("{role:?}"), rows, cols, dtype, bytes.into(), RowMap::Identity);
+            let bytes = Region::new(Arc::new(vec![0u8; rows * cols * dtype.block_bytes()]), mapped);
+            let weight = Weight::whole(&format!("{role:?}"), rows, cols, dtype, bytes, RowMap::Identity);
             set.insert(layer, role, weight.unwrap());
         };
         add(0, Role::Embedding);
@@ -286,27 +286,34 @@ mod tests {
     #[test]
     fn what_is_planned_is_what_is_taken() {
         use crate::backend::ComputeType::*;
-        let (spec, set) = (spec(), weights(&spec()));
-        for dtype in [None, Some(F32), Some(F16), Some(Bf16)] {
-            let setup = Setup::of(&spec, &set, &options(dtype)).unwrap();
+        let spec = spec();
+        for (dtype, mapped) in
+            [None, Some(F32), Some(F16), Some(Bf16)].into_iter().zip([true, false].repeat(2))
+        {
+            let set = weights(&spec, mapped);
+            let plan = CpuBackend::new(Level::detect()).plan(&spec, &set, &options(dtype)).unwrap();
             let mut pool = Pool::new(2).unwrap();
             let mut progress = |_: &str, _, _| ControlFlow::Continue(());
             let kernels = Kernels::new(Level::detect());
             let loader = Loader::new(&spec, &set, dtype, kernels, &mut pool, &mut progress);
             let loaded = loader.load().unwrap();
-            assert_eq!(setup.survey.converted, loaded.taken_bytes, "{dtype:?}");
-            let in_place = loaded.matrices().filter(|m| m.weight().pieces[0].bytes.len() < 1 << 20);
-            let held: u64 = in_place.map(|m| m.weight().stored_bytes()).sum();
+            let bytes = |mapped| -> u64 {
+                let in_files = |m: &&kernels::Matrix| m.weight().pieces[0].bytes.is_mapped() == mapped;
+                loaded.matrices().filter(in_files).map(|m| m.weight().stored_bytes()).sum()
+            };
             let vectors = (5 * spec.hidden + 2 * spec.kv_width()) as u64 * 4;
-            assert_eq!(setup.survey.private(), held + vectors, "{dtype:?}");
+            assert_eq!(plan.weight_bytes_mapped, bytes(true), "{dtype:?}");
+            assert_eq!(plan.weight_bytes_private, bytes(false) + vectors, "{dtype:?}");
+            let setup = Setup::of(&spec, &set, &options(dtype)).unwrap();
+            assert_eq!(setup.survey.converted, loaded.taken_bytes, "{dtype:?}");
             let kv = KvCache::new(setup.layout, spec.layers, 7).unwrap();
-            assert_eq!(kv.bytes(), setup.needs(&spec, &options(dtype)).block * 7);
+            assert_eq!(kv.bytes(), plan.kv_bytes_per_token * 16 * 7);
         }
     }
 
     #[test]
     fn an_abandoned_load_is_cancelled() {
-        let (spec, set) = (spec(), weights(&spec()));
+        let (spec, set) = (spec(), weights(&spec(), true));
         let backend = CpuBackend::new(Level::detect());
         let plan = backend.plan(&spec, &set, &options(None)).unwrap();
         assert_eq!((plan.kv_blocks, plan.block_tokens), (4 * 3, 16));
@@ -323,7 +330,7 @@ mod tests {
 
     #[test]
     fn options_out_of_range_and_refused_plans_are_errors() {
-        let (spec, set) = (spec(), weights(&spec()));
+        let (spec, set) = (spec(), weights(&spec(), true));
         let backend = CpuBackend::new(Level::Scalar);
         for bad in [
             ExecutorOptions { context: 0, ..options(None) },
@@ -339,7 +346,7 @@ mod tests {
         let error = backend.open(Arc::new(spec), set, &small, &plan, &mut go).err().unwrap();
         assert_eq!(error.status, crate::Status::NoMemory);
         let wrong = DecoderSpec { ffn: 50, ..self::spec() };
-        let error = backend.plan(&wrong, &weights(&self::spec()), &options(None)).unwrap_err();
+        let error = backend.plan(&wrong, &weights(&self::spec(), true), &options(None)).unwrap_err();
         assert!(error.status == crate::Status::Format && error.message.contains("50 × 32"), "{error}");
     }
 }
