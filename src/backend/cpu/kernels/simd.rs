@@ -32,6 +32,9 @@ pub(super) unsafe trait Isa: Copy {
     /// Tokens in a register tile of the matrix product: as many as leave no accumulator in memory.
     const TOKENS: usize;
 
+    /// Calls `work` with `tokens` (1 to `TOKENS`) as a constant.
+    fn with_tokens<W: Tokens>(self, tokens: usize, work: W);
+
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::V;
     /// `a + b`.
@@ -115,6 +118,27 @@ pub(super) trait Operation {
     fn run<I: Isa>(self, isa: I) -> Self::Output;
 }
 
+/// Work on a number of tokens that is known when it is compiled. A trait, so that each instruction set
+/// compiles only the numbers it uses.
+pub(super) trait Tokens {
+    /// The work. Implementations must be `#[inline(always)]`.
+    fn run<const T: usize>(self);
+}
+
+/// Implements [`Isa::with_tokens`] for the numbers listed.
+macro_rules! with_tokens {
+    ($($tokens:literal)*) => {
+        #[inline(always)]
+        fn with_tokens<W: $crate::backend::cpu::kernels::simd::Tokens>(self, tokens: usize, work: W) {
+            match tokens {
+                $($tokens => work.run::<$tokens>(),)*
+                _ => {}
+            }
+        }
+    };
+}
+pub(super) use with_tokens;
+
 /// Runs a kernel with the instructions of `level`, which the CPU must have: `Kernels` is the only caller
 /// and vouches for it.
 #[inline]
@@ -132,7 +156,7 @@ pub(super) fn dispatch<O: Operation>(level: Level, operation: O) -> O::Output {
     }
 }
 
-/// Calls `body(start)` for each whole vector of `len` elements, then `tail(rest)` for what is left over.
+/// Calls `body(start)` for each whole vector of `len` elements; gives the range that is left over.
 #[inline(always)]
 pub(super) fn whole_vectors(lanes: usize, len: usize, mut body: impl FnMut(usize)) -> std::ops::Range<usize> {
     let whole = len - len % lanes;

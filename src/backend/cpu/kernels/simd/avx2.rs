@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::{Isa, Operation};
+use super::{Isa, Operation, with_tokens};
 use std::arch::x86_64::*;
 
 /// The proof that the CPU has AVX2, FMA and F16C.
@@ -21,6 +21,7 @@ unsafe impl Isa for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const TOKENS: usize = 3;
+    with_tokens!(1 2 3);
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

@@ -1,11 +1,22 @@
 //! AVX-512 (F, BW, VL, DQ): sixteen lanes.
 
-use super::{Isa, Operation};
+use super::{Isa, Operation, with_tokens};
 use std::arch::x86_64::*;
 
 /// The proof that the CPU has AVX-512 F, BW, VL, DQ, and AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Avx512(());
+
+impl Avx512 {
+    /// The proof, for a function that is compiled for these instructions and more.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512 F, BW, VL and DQ, AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(in super::super) unsafe fn assume() -> Self {
+        Avx512(())
+    }
+}
 
 /// Runs a kernel compiled for these instructions.
 ///
@@ -16,11 +27,12 @@ pub(in super::super) unsafe fn run<O: Operation>(operation: O) -> O::Output {
     operation.run(Avx512(()))
 }
 
-// SAFETY: only `run` makes a value, and its caller vouches for the instructions.
+// SAFETY: only `run` and `assume` make a value, and their callers vouch for the instructions.
 unsafe impl Isa for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const TOKENS: usize = 6;
+    with_tokens!(1 2 3 4 5 6);
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

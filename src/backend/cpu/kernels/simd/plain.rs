@@ -2,7 +2,7 @@
 //!
 //! The compiler turns these loops into whatever vectors the lowest CPU has.
 
-use super::Isa;
+use super::{Isa, with_tokens};
 use half::{bf16, f16};
 
 /// The scalar level: eight lanes, a multiplication and an addition in place of the fused one, which
@@ -11,12 +11,13 @@ use half::{bf16, f16};
 pub(in super::super) struct Plain;
 
 macro_rules! plain_isa {
-    ($name:ident, $lanes:literal, $tokens:literal, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
+    ($name:ident, $lanes:literal, [$($tokens:literal)*] of $most:literal tokens, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
         // SAFETY: plain arrays need no instructions beyond the target's.
         unsafe impl Isa for $name {
             type V = [f32; $lanes];
             const LANES: usize = $lanes;
-            const TOKENS: usize = $tokens;
+            const TOKENS: usize = $most;
+            with_tokens!($($tokens)*);
 
             #[inline(always)]
             fn splat(self, x: f32) -> Self::V {
@@ -110,21 +111,21 @@ macro_rules! plain_isa {
     };
 }
 
-plain_isa!(Plain, 8, 2, |a, b, c| a * b + c);
+plain_isa!(Plain, 8, [1 2] of 2 tokens, |a, b, c| a * b + c);
 
 /// What AVX2 computes, on arrays: for tests.
 #[cfg(test)]
 #[derive(Clone, Copy)]
 pub(in super::super) struct Fused8;
 #[cfg(test)]
-plain_isa!(Fused8, 8, 3, |a, b, c| f32::mul_add(a, b, c));
+plain_isa!(Fused8, 8, [1 2 3] of 3 tokens, |a, b, c| f32::mul_add(a, b, c));
 
 /// What AVX-512 computes, on arrays: for tests.
 #[cfg(test)]
 #[derive(Clone, Copy)]
 pub(in super::super) struct Fused16;
 #[cfg(test)]
-plain_isa!(Fused16, 16, 6, |a, b, c| f32::mul_add(a, b, c));
+plain_isa!(Fused16, 16, [1 2 3 4 5 6] of 6 tokens, |a, b, c| f32::mul_add(a, b, c));
 
 /// An f16 as f32, exactly, in integer and normal f32 arithmetic: it gives the same where denormals are
 /// treated as zero.
