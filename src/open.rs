@@ -70,3 +70,13 @@ pub fn plan(_model: &Path, _options: &LoadOptions) -> Result<Plan> {
 pub fn load(_model: &Path, _options: &LoadOptions, _progress: Progress<'_>) -> Result<Engine> {
     crate::bail!(Unsupported, "not built")
 }
+
+/// Opens the executor of a model without an engine, for measurements.
+pub fn open_executor(
+    _model: &Path,
+    _options: &LoadOptions,
+    _progress: Progress<'_>,
+) -> Result<(std::sync::Arc<crate::model::spec::DecoderSpec>, MemoryPlan, Box<dyn crate::backend::Executor>)>
+{
+    crate::bail!(Unsupported, "not built")
+}

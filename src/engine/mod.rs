@@ -1,6 +1,7 @@
 //! Who runs when. An [`Engine`] owns one thread that steps one executor; any number of host threads
 //! submit requests to it and read their events.
 
+pub mod measure;
 pub mod params;
 
 use crate::backend::MemoryPlan;
