@@ -20,6 +20,7 @@ mod interrupt;
 mod run;
 
 use aquila::Status;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -119,6 +120,10 @@ fn show_clap(error: &clap::Error) -> u8 {
         return EXIT_OK;
     }
     let text = error.to_string();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return EXIT_USAGE;
+    }
     console::message(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
     EXIT_USAGE
 }
