@@ -103,7 +103,7 @@ fn read_prompt(prompt: Option<&str>) -> Result<String, Failure> {
         .map_err(|cause| aquila::error!(Io, "standard input: {cause}"))?;
     let mut text = String::from_utf8(bytes).map_err(|cause| {
         let at = cause.utf8_error().valid_up_to();
-        Failure::Error(aquila::error!(Argument, "standard input: expected UTF-8, byte {at} is not"))
+        Failure::Error(aquila::error!(Format, "standard input: expected UTF-8, byte {at} is not"))
     })?;
     if text.ends_with('\n') {
         text.pop();
