@@ -25,6 +25,8 @@ enum Line {
 pub fn converse(engine: &Engine, opening: Vec<Value>, params: &GenParams, quiet: bool) -> Outcome {
     // A model without a template is refused before the first question is typed.
     engine.chat_template()?;
+    // The history must hold answers, not answers behind prompts.
+    let params = &GenParams { echo: false, ..params.clone() };
     let mut history = opening.clone();
     if !quiet {
         console::message(HELP);
