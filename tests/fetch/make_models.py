@@ -13,7 +13,6 @@ CACHE holds SmolLM2-135M-Instruct.Q4_1.gguf and ggml-vocab-aquila.gguf. Written 
 A directory that this version of the scripts has made is left alone.
 """
 
-import glob
 import hashlib
 import os
 import shutil
@@ -30,12 +29,13 @@ from vocabulary import Vocabulary, dump
 SMOLLM2_HF_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 
 
+SCRIPTS = ["checkpoint.py", "gguf.py", "make_models.py", "safetensors.py", "vocabulary.py"]
+
+
 def scripts_sum():
-    """Of all scripts here: the stamp of what they made."""
-    digest = hashlib.sha256()
-    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py"))):
-        digest.update(open(path, "rb").read())
-    return digest.hexdigest()
+    """The stamp of what these scripts make."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    return hashlib.sha256("".join(file_sum(os.path.join(here, name)) for name in SCRIPTS).encode()).hexdigest()
 
 
 def file_sum(path):
@@ -65,12 +65,11 @@ def make(cache, name, writer):
 
 
 def aquila_tokenizer(cache):
-    gguf = Gguf(os.path.join(cache, "ggml-vocab-aquila.gguf"))
-    # [CLS] and </s>: what BAAI's own code begins and ends with. That the tokenizer wraps a text in them is inferred
-    # from BAAI's server, which cuts them off again.
-    vocabulary = Vocabulary(gguf, bos=100006, eos=100007)
-
     def write(directory):
+        gguf = Gguf(os.path.join(cache, "ggml-vocab-aquila.gguf"))
+        # [CLS] and </s>: what BAAI's own code begins and ends with. That the tokenizer wraps a text in them is
+        # inferred from BAAI's server, which cuts them off again.
+        vocabulary = Vocabulary(gguf, bos=100006, eos=100007)
         vocabulary.write(directory, wrap=True)
         write_config(directory, gguf, vocabulary, "BF16")
 
@@ -78,12 +77,11 @@ def aquila_tokenizer(cache):
 
 
 class SmolLm2:
-    """The three forms of SmolLM2. The weights are dequantised once, when first needed."""
+    """The three forms of SmolLM2. The file is read and dequantised once, when first needed."""
 
     def __init__(self, cache):
-        self.gguf = Gguf(os.path.join(cache, "SmolLM2-135M-Instruct.Q4_1.gguf"))
-        self.vocabulary = Vocabulary(self.gguf)
-        self.weights = None
+        self.path = os.path.join(cache, "SmolLM2-135M-Instruct.Q4_1.gguf")
+        self.gguf = self.vocabulary = self.weights = None
 
     def tensors(self):
         if self.weights is None:
@@ -96,6 +94,9 @@ class SmolLm2:
         return self.weights
 
     def around(self, directory, dtype):
+        if self.gguf is None:
+            self.gguf = Gguf(self.path)
+            self.vocabulary = Vocabulary(self.gguf)
         self.vocabulary.write(directory)
         write_config(directory, self.gguf, self.vocabulary, dtype)
 
