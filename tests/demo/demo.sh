@@ -18,7 +18,7 @@ if [ -z "$model" ]; then
     case $status in
         0)
             model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
-            question=${prompt:-Why is the sky blue? Answer in two sentences.}
+            question=${prompt:-Give me three tips for a good night's sleep.}
             prompt="<|im_start|>user
 $question<|im_end|>
 <|im_start|>assistant

@@ -3,7 +3,7 @@
 #
 #   fetch.sh model        SmolLM2-135M-Instruct as one GGUF file (93 MB)
 #   fetch.sh vocabulary   Aquila-7B's vocabulary as GGUF (77 MB are fetched, 5 MB kept)
-#   fetch.sh models       both, and what make_models.py makes of them (1.2 GB)
+#   fetch.sh models       both, and what make_models.py makes of them (3.2 GB)
 #   fetch.sh sources      the sdist that holds llama.cpp's sources (for tests/bench/peers.sh)
 #
 # The cache is $AQUILA_CACHE, else aquila/ under $XDG_CACHE_HOME, else ~/.cache/aquila. Every download has a pinned

@@ -89,7 +89,7 @@ def tensors(vocab, layers):
 
 def write_hf(out, vocab, weights, layers, shards):
     dtype = weights.dtype
-    os.makedirs(out)
+    os.makedirs(out, exist_ok=True)
     vocabulary = Vocabulary(vocab, bos=100006, eos=100007)
     vocabulary.write(out, wrap=True)
     write_config(out, vocab, vocabulary, dtype, num_hidden_layers=layers)
@@ -148,6 +148,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shards", type=int, default=0, help="files (hf); 0: one for every 5 GB")
     a = parser.parse_args()
+    if os.path.exists(a.out):
+        raise SystemExit(f"{a.out}: is there already")
     vocab = Gguf(os.path.join(a.cache, "ggml-vocab-aquila.gguf"))
     weights = Weights(a.dtype.upper(), a.seed)
     if a.format == "gguf":

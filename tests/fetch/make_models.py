@@ -9,6 +9,7 @@ CACHE holds SmolLM2-135M-Instruct.Q4_1.gguf and ggml-vocab-aquila.gguf. Written 
     smollm2-f32/       SmolLM2 as dequantised, f32
     smollm2-hf/        the same rounded to bf16
     smollm2-sharded/   the same in four shards with an index
+    aquila7b-1l-f16/   one layer of Aquila-7B's shape with its vocabulary and random weights (2 GB)
 
 A directory that this version of the scripts has made is left alone.
 """
@@ -20,6 +21,7 @@ import sys
 
 import numpy as np
 
+import make_aquila7b
 import safetensors
 from checkpoint import hf_name, pairs_to_halves, write_config
 from gguf import Gguf, to_bf16
@@ -29,7 +31,7 @@ from vocabulary import Vocabulary, dump
 SMOLLM2_HF_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 
 
-SCRIPTS = ["checkpoint.py", "gguf.py", "make_models.py", "safetensors.py", "vocabulary.py"]
+SCRIPTS = ["checkpoint.py", "gguf.py", "make_aquila7b.py", "make_models.py", "safetensors.py", "vocabulary.py"]
 
 
 def scripts_sum():
@@ -72,6 +74,14 @@ def aquila_tokenizer(cache):
         vocabulary = Vocabulary(gguf, bos=100006, eos=100007)
         vocabulary.write(directory, wrap=True)
         write_config(directory, gguf, vocabulary, "BF16")
+
+    return write
+
+
+def aquila7b(cache):
+    def write(directory):
+        vocab = Gguf(os.path.join(cache, "ggml-vocab-aquila.gguf"))
+        make_aquila7b.write_hf(directory, vocab, make_aquila7b.Weights("F16", seed=1), layers=1, shards=1)
 
     return write
 
@@ -140,6 +150,7 @@ def main():
     make(cache, "smollm2-f32", smollm2.f32)
     make(cache, "smollm2-hf", smollm2.bf16)
     make(cache, "smollm2-sharded", smollm2.sharded)
+    make(cache, "aquila7b-1l-f16", aquila7b(cache))
 
 
 if __name__ == "__main__":
