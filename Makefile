@@ -39,3 +39,10 @@ fmt-check: ## the form of the Rust sources
 
 clean: ## removes target/; the cache of fetched models stays
 	$(CARGO) clean
+
+# Described here, made in pkgconfig/install.mk.
+stage: ## the installed tree below target/stage, which examples and tests use
+install: ## library, header, program and documents; PREFIX=/usr/local DESTDIR= LIBDIR=lib
+uninstall: ## removes what install put there
+header: ## writes include/aquila.h anew from src/capi
+check-header: ## include/aquila.h is what src/capi says
