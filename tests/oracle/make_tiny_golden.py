@@ -96,8 +96,8 @@ def greedy(model, ids):
     return new, gap
 
 
-def run(model, exact, length, context, random, dynamic):
-    ids = torch.randint(0, 254, (length,), generator=random).tolist()
+def run(model, exact, vocab, length, context, random, dynamic):
+    ids = torch.randint(0, vocab, (length,), generator=random).tolist()
     # Copies, because the rotary module remembers the longest text so far.
     logits, truth = (copy.deepcopy(m)(torch.tensor([ids])).logits[0] for m in (model, exact))
     positions = sorted({0, length // 2, length - 1})
@@ -112,6 +112,20 @@ def run(model, exact, length, context, random, dynamic):
         out["greedy"], gap = greedy(model, ids)
         out["gap"] = float(f"{gap:.3g}")
     return out
+
+
+def write_expected(path, model, vocab, runs, seed, dynamic=False):
+    """Runs prompts of random ids below `vocab` through a model, and writes expected.json. `runs`: (length, context)."""
+    random = torch.Generator().manual_seed(1000 + seed)
+    exact = copy.deepcopy(model).double()
+    expected = {
+        "made_with": f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}",
+        "runs": [run(model, exact, vocab, length, context, random, dynamic) for length, context in runs],
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(expected, file, separators=(",", ":"))
+        file.write("\n")
+    print(path, "error and gap:", [(r["error"], r.get("gap")) for r in expected["runs"]])
 
 
 def main():
@@ -134,21 +148,14 @@ def main():
                 tensors.pop("lm_head.weight")
             save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
             modeling_llama.eager_attention_forward = clamped_attention if clamp else plain_attention
-            exact = copy.deepcopy(model).double()
-            dynamic = name == "rope-dynamic"
-            expected = {
-                "made_with": f"tests/oracle/make_tiny_golden.py; torch {torch.__version__.split('+')[0]}, "
-                f"transformers {transformers.__version__}",
-                "runs": [run(model, exact, length, context, random, dynamic) for length, context in runs],
-            }
+            write_expected(
+                os.path.join(directory, "expected.json"), model, 254, runs, number, dynamic=name == "rope-dynamic"
+            )
         with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2)
             file.write("\n")
-        with open(os.path.join(directory, "expected.json"), "w", encoding="utf-8") as file:
-            json.dump(expected, file, separators=(",", ":"))
-            file.write("\n")
-        facts = [(r["error"], r.get("gap")) for r in expected["runs"]]
-        print(name, "error and gap:", facts, "clamped:", clamped_attention.shares[:2] if clamp else "")
+        if clamp:
+            print("share of scores at the clamp:", clamped_attention.shares[:2])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-//! Small decoders with one feature each: the logits, and the tokens that follow greedily.
+//! Small decoders with one feature each, and small GGUF files of every quantised type: the logits, and the tokens that
+//! follow greedily.
 
 use crate::golden::{f32_options, load, path, read};
 use aquila::backend::{Row, Step, StepSequence, Want, WantedRow};
@@ -7,6 +8,7 @@ use aquila::open::{self, LoadOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// See `tests/oracle/make_tiny_golden.py`.
 #[derive(Deserialize)]
@@ -28,10 +30,9 @@ fn options(run: &Run) -> LoadOptions {
 }
 
 /// The logits after each wanted position of one prompt, in one step.
-fn logits(case: &str, run: &Run) -> Vec<Vec<f32>> {
-    let model = path("tiny").join(case);
+fn logits(case: &str, model: &Path, run: &Run) -> Vec<Vec<f32>> {
     let (_, plan, mut executor) =
-        open::open_executor(&model, &options(run), &mut |_, _, _| ControlFlow::Continue(()))
+        open::open_executor(model, &options(run), &mut |_, _, _| ControlFlow::Continue(()))
             .unwrap_or_else(|e| panic!("{case}: {e}"));
     let rows: Vec<u32> = (0..run.ids.len() as u32).collect();
     let blocks: Vec<u32> = (0..run.ids.len().div_ceil(plan.block_tokens) as u32).collect();
@@ -60,11 +61,12 @@ fn logits(case: &str, run: &Run) -> Vec<Vec<f32>> {
     (0..wanted.len()).map(row).collect()
 }
 
-fn check(case: &str) {
-    for run in &read::<Expected>(&format!("tiny/{case}/expected.json")).runs {
+fn check(case: &str, model: &str, expected: &str) {
+    let model = path(model);
+    for run in &read::<Expected>(expected).runs {
         // `error` is f32's against f64 in transformers; another order of sums is as good up to a factor.
         let tolerance = 20.0 * run.error;
-        for ((position, expected), found) in run.rows.iter().zip(logits(case, run)) {
+        for ((position, expected), found) in run.rows.iter().zip(logits(case, &model, run)) {
             assert_eq!(found.len(), expected.len(), "{case}: the vocabulary");
             for (id, (a, b)) in found.iter().zip(expected).enumerate() {
                 assert!(
@@ -75,7 +77,7 @@ fn check(case: &str) {
             }
         }
         if let Some(greedy) = &run.greedy {
-            let engine = load(&path("tiny").join(case), &options(run));
+            let engine = load(&model, &options(run));
             let params =
                 GenParams { max_tokens: greedy.len() as u32, ignore_eos: true, ..GenParams::default() };
             let found = engine.generate(Input::Tokens(run.ids.clone()), params).expect("a generation");
@@ -86,7 +88,7 @@ fn check(case: &str) {
 
 macro_rules! cases {
     ($($name:ident: $case:literal)*) => {
-        $(#[test] fn $name() { check($case); })*
+        $(#[test] fn $name() { check($case, concat!("tiny/", $case), concat!("tiny/", $case, "/expected.json")); })*
 
         #[test]
         fn no_case_is_left_out() {
@@ -110,4 +112,14 @@ cases! {
     linear_rope_scaling: "rope-linear"
     dynamic_rope_scaling: "rope-dynamic"
     clamped_scores: "score-clamp"
+}
+
+#[test]
+fn gguf_types_of_32_numbers_a_block() {
+    check("blocks32", "gguf/blocks32.gguf", "gguf/blocks32.json");
+}
+
+#[test]
+fn gguf_types_of_256_numbers_a_block() {
+    check("blocks256", "gguf/blocks256.gguf", "gguf/blocks256.json");
 }

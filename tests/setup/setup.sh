@@ -59,7 +59,7 @@ elif has sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
     as_root=(sudo)
     say "these are missing, so by sudo now: $line"
 else
-    say "missing; please run: sudo $line"
+    say "missing; please run: sudo apt-get update && sudo $line"
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
