@@ -432,13 +432,3 @@ mod tests {
         assert_eq!(status(kv_type("i8").map(drop)), Status::Unsupported);
     }
 }
-
-/// Opens the executor of a model without an engine, for measurements.
-pub fn open_executor(
-    _model: &Path,
-    _options: &LoadOptions,
-    _progress: Progress<'_>,
-) -> Result<(std::sync::Arc<crate::model::spec::DecoderSpec>, MemoryPlan, Box<dyn crate::backend::Executor>)>
-{
-    crate::bail!(Unsupported, "not built")
-}
