@@ -2,6 +2,15 @@
 
 use crate::base::error::Result;
 
+/// A rendered conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rendered {
+    /// The prompt.
+    pub text: String,
+    /// Byte ranges of `text` that came from message contents: special-token text in them stays text.
+    pub literal: Vec<std::ops::Range<usize>>,
+}
+
 /// A chat template: one of the five built-in Aquila conversations, or Jinja text from the files.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
@@ -32,7 +41,7 @@ impl ChatTemplate {
 
     /// Renders messages (a JSON array of `{"role", "content"}`) and optional tools (a JSON array) to a
     /// prompt; `add_prompt` opens the assistant's turn.
-    pub fn render(&self, _messages: &str, _tools: Option<&str>, _add_prompt: bool) -> Result<String> {
-        Ok(String::new())
+    pub fn render(&self, _messages: &str, _tools: Option<&str>, _add_prompt: bool) -> Result<Rendered> {
+        Ok(Rendered { text: String::new(), literal: Vec::new() })
     }
 }

@@ -28,6 +28,11 @@ impl Tokenizer {
         self.encode(text, options)
     }
 
+    /// Ids of a rendered conversation: specials are recognised outside its literal ranges only.
+    pub fn encode_rendered(&self, _rendered: &crate::text::chat::Rendered) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
     /// The bytes of one token: any bytes, often no whole character. Special tokens give their text.
     pub fn token_bytes(&self, _id: u32) -> &[u8] {
         &[]
