@@ -49,7 +49,9 @@ $OBJCOPY --strip-debug "$work/libaquila.so.$version"
 
 # shellcheck disable=SC2046  # a list
 $LD -r --gc-sections -o "$work/aquila.o" $(sed 's/^/-u /' "$work/symbols") "$archive"
-$OBJCOPY --strip-debug --keep-global-symbols="$work/symbols" "$work/aquila.o"
+# Rust's own objects carry LLVM bitcode, which the tools of an older LLVM cannot read.
+$OBJCOPY --strip-debug --remove-section=.llvmbc --remove-section=.llvmcmd \
+    --keep-global-symbols="$work/symbols" "$work/aquila.o"
 $AR rcsD "$work/libaquila.a" "$work/aquila.o"
 
 lib=$to/$libdir

@@ -26,29 +26,31 @@ pub(super) unsafe trait Versioned: Copy {
     fn defaults() -> Self;
 }
 
-/// Implements [`Versioned`] for a struct from its fields, in order, and checks that nothing lies between
-/// them.
+/// Whether each number is more than the one before.
+pub(super) const fn rises(numbers: &[usize]) -> bool {
+    let mut i = 1;
+    while i < numbers.len() {
+        if numbers[i] <= numbers[i - 1] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// Implements [`Versioned`] for a struct from all its fields, in order.
 macro_rules! sized {
     ($type:ident { struct_size, $($field:ident),+ $(,)? } $defaults:expr) => {
-        // SAFETY: the fields are checked below to follow each other without padding from `struct_size`
-        // on; that they are numbers and pointers is seen in the struct.
+        // SAFETY: that all fields are numbers and pointers is seen in the struct; that they stand in this
+        // order is checked below; that nothing lies between them is checked by the C compilers, which
+        // are given the header with -Wpadded (tests/capi/header.rs).
         unsafe impl $crate::capi::options::Versioned for $type {
             const NAME: &'static str = stringify!($type);
             const ENDS: &'static [usize] = {
-                const STARTS: &[usize] =
-                    &[4, $(::std::mem::offset_of!($type, $field)),+, size_of::<$type>()];
-                const ENDS: [usize; STARTS.len() - 1] = {
-                    let mut ends = [0; STARTS.len() - 1];
-                    let mut i = 0;
-                    while i < ends.len() {
-                        ends[i] = STARTS[i + 1];
-                        assert!(ends[i] > STARTS[i] || i == 0, "fields must be listed in order");
-                        i += 1;
-                    }
-                    ends
-                };
-                assert!(STARTS[1] == 4, "struct_size is 4 bytes and first");
-                &ENDS
+                const ENDS: &[usize] = &[$(::std::mem::offset_of!($type, $field)),+, size_of::<$type>()];
+                const _: () = assert!(::std::mem::offset_of!($type, struct_size) == 0 && ENDS[0] == 4);
+                const _: () = assert!($crate::capi::options::rises(ENDS), "list the fields in order");
+                ENDS
             };
             fn defaults() -> Self {
                 $defaults

@@ -123,7 +123,7 @@ pub unsafe extern "C" fn aquila_apply_template(
             let messages = guard::text("messages_json", messages_json)?;
             let tools = guard::optional_text("tools_json", tools_json)?;
             let rendered = engine.engine().chat_template()?.render(messages, tools, add_prompt != 0)?;
-            put_text(&rendered, text, capacity, size)
+            put_text(&rendered.text, text, capacity, size)
         })
     }
 }

@@ -2,4 +2,8 @@
 //! CMake, and C and C++ programs that hold and misuse it.
 
 mod header;
+mod programs;
 mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+mod symbols;
