@@ -10,9 +10,11 @@
 //! | `active`, `output` | a request on the engine's thread: tokens, sampler, text |
 //! | `run` | the engine's thread |
 //! | `shared` | what the threads share |
+//! | `measure` | speed of a bare executor, beside the machine's limits |
 
 mod active;
 pub mod kv_blocks;
+pub mod measure;
 mod output;
 pub mod params;
 mod prompt;
