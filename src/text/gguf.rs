@@ -5,7 +5,9 @@ use super::json;
 use super::split::Split;
 use super::tokenizer::Tokenizer;
 use super::vocab::{Parts, PreTokenizer, is_aquila};
+use crate::base::checked;
 use crate::base::error::Result;
+use crate::loading::gguf::Gguf;
 use std::collections::HashSet;
 
 /// The `tokenizer.*` entries of a GGUF file, as they stand there.
@@ -37,6 +39,42 @@ pub struct GgufVocab {
     pub add_eos: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+}
+
+impl GgufVocab {
+    /// The tokenizer's entries of a parsed file; `None` where it has no tokenizer. `Format` for an
+    /// entry of the wrong type or an id that does not fit.
+    pub fn read(gguf: &Gguf) -> Result<Option<GgufVocab>> {
+        let Some(model) = gguf.string("tokenizer.ggml.model")? else { return Ok(None) };
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let strings = |name: &str| -> Result<Vec<String>> {
+            Ok(gguf
+                .strings(&key(name))?
+                .map(|all| all.iter().map(str::to_owned).collect())
+                .unwrap_or_default())
+        };
+        let id = |name: &str| -> Result<Option<u32>> {
+            let key = key(name);
+            gguf.uint(&key)?.map(|id| checked::u32(id, &format!("{}: {key}", gguf.file()))).transpose()
+        };
+        let types = gguf.integers(&key("token_type"))?.unwrap_or_default();
+        Ok(Some(GgufVocab {
+            place: gguf.file().into(),
+            model: model.into(),
+            pre: gguf.string(&key("pre"))?.map(str::to_owned),
+            tokens: strings("tokens")?,
+            // A type beyond 32 bits is as unknown as any other that is not named below.
+            token_types: types.iter().map(|&t| i32::try_from(t).unwrap_or(i32::MAX)).collect(),
+            merges: strings("merges")?,
+            bos: id("bos_token_id")?,
+            eos: id("eos_token_id")?,
+            unk: id("unknown_token_id")?,
+            pad: id("padding_token_id")?,
+            add_bos: gguf.boolean(&key("add_bos_token"))?,
+            add_eos: gguf.boolean(&key("add_eos_token"))?,
+            chat_template: gguf.string("tokenizer.chat_template")?.map(str::to_owned),
+        }))
+    }
 }
 
 /// Token types of the GGUF format.
