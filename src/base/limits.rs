@@ -15,12 +15,22 @@ pub const HEAD_DIM_MAX: u32 = 1024;
 pub const TENSORS_MAX: usize = 1 << 17;
 /// Longest JSON text (config, index, tokenizer): Aquila2's tokenizer.json has under 10 MB.
 pub const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Longest config.json and generation_config.json: as values they take 40 times their text at worst.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Longest index of shards: [`TENSORS_MAX`] tensors with 250 bytes each.
+pub const INDEX_BYTES_MAX: u64 = 32 << 20;
+/// Most shards of a checkpoint.
+pub const SHARDS_MAX: usize = 4096;
 /// Longest safetensors header; the limit of the reference implementation.
 pub const SAFETENSORS_HEADER_MAX: u64 = 100_000_000;
 /// Most metadata entries of a GGUF file.
 pub const GGUF_ENTRIES_MAX: u64 = 1 << 16;
 /// Most elements of a GGUF array: merges are about twice the vocabulary.
 pub const GGUF_ARRAY_MAX: u64 = 1 << 26;
+/// Longest GGUF key and tensor name; the format's own limits are 65535 and 64.
+pub const GGUF_NAME_MAX: u64 = 65535;
+/// Largest GGUF alignment: the usual one is 32, and a huge page is the most that makes sense.
+pub const GGUF_ALIGNMENT_MAX: u64 = 2 << 20;
 /// Longest GGUF string (a chat template, not a book).
 pub const GGUF_STRING_MAX: u64 = 16 << 20;
 /// Most tokens in one executor step.
@@ -37,7 +47,9 @@ pub const STOP_BYTES_MAX: usize = 4096;
 pub const THREADS_MAX: usize = 256;
 /// Largest prompt text in bytes.
 pub const PROMPT_BYTES_MAX: usize = 256 << 20;
-/// Instructions a chat template may take before it is ended.
-pub const TEMPLATE_FUEL: u64 = 10_000_000;
+/// Instructions a chat template may take before it is ended: a thousand messages take some 100,000.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Longest chat template: the published ones stay below 32 KiB.
+pub const TEMPLATE_SOURCE_MAX: usize = 256 << 10;
 /// Longest text a chat template may render.
 pub const TEMPLATE_BYTES_MAX: usize = 64 << 20;

@@ -1,3 +1,14 @@
 //! Untrusted bytes to checked tensors.
+//!
+//! Everything here treats a file as hostile: a number from a file is compared with the bytes that
+//! exist before anything is sized by it, and what is left over or said twice is an error. What comes
+//! out are [`tensor::TensorTable`]s: names, shapes and types whose ranges lie inside their file.
 
+pub mod file;
+pub mod gguf;
+pub mod index;
+pub mod json;
 pub mod quant;
+pub mod safetensors;
+pub mod tensor;
+pub mod tokenizer_files;

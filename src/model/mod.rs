@@ -1,5 +1,14 @@
 //! What an Aquila is: the config, the decoder spec that every backend runs, the names of its
 //! tensors in each kind of checkpoint, and the weight source that hands them out.
 
+pub mod assemble;
+pub mod checkpoint;
+pub mod config;
+pub mod fields;
+pub mod gguf_config;
+pub mod names;
 pub mod spec;
+pub mod verify;
 pub mod weights;
+
+pub use checkpoint::{Checkpoint, TokenizerSource};

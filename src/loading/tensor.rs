@@ -1,0 +1,116 @@
+//! The tensors of a checkpoint, whatever its format: names, shapes, types and bytes.
+
+use crate::base::dtype::DType;
+use crate::base::error::Result;
+use crate::base::limits;
+use crate::base::region::Region;
+use crate::loading::file::SourceFile;
+use crate::loading::json::clip;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+
+/// The element type that a file states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// A type that weights may have.
+    Known(DType),
+    /// Another one, by its name in the format: no error where the tensor is not a weight.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for StoredType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StoredType::Known(dtype) => dtype.fmt(f),
+            StoredType::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One tensor as a reader of a format found and checked it: its range lies inside the file, and is
+/// exactly as long as its shape and type say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredTensor {
+    /// How its elements are encoded.
+    pub dtype: StoredType,
+    /// Outermost dimension first; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Bytes from the start of the file.
+    pub range: Range<u64>,
+}
+
+/// The named tensors of one file.
+pub type Named = Vec<(String, StoredTensor)>;
+
+/// All tensors of a checkpoint with the bytes of their files.
+#[derive(Debug)]
+pub struct TensorTable {
+    files: Vec<(String, Region)>,
+    tensors: HashMap<String, (usize, StoredTensor)>,
+}
+
+impl TensorTable {
+    /// The tensors of all files together. Every file is mapped, or with `copy` read into private
+    /// memory. A name that stands twice, in one file or in two, is `Format`.
+    pub fn new(parts: Vec<(SourceFile, Named)>, copy: bool) -> Result<Self> {
+        let mut table = TensorTable { files: Vec::new(), tensors: HashMap::new() };
+        for (file, named) in parts {
+            let number = table.files.len();
+            for (name, tensor) in named {
+                match table.tensors.entry(name) {
+                    Entry::Vacant(slot) => slot.insert((number, tensor)),
+                    Entry::Occupied(slot) => {
+                        let other = table.files.get(slot.get().0).map_or(file.name(), |f| f.0.clone());
+                        crate::bail!(
+                            Format,
+                            "{}: tensor {} is also in {other}, expected every tensor once",
+                            file.name(),
+                            clip(slot.key())
+                        )
+                    }
+                };
+            }
+            crate::ensure!(
+                table.tensors.len() <= limits::TENSORS_MAX,
+                Format,
+                "{}: more than {} tensors",
+                file.name(),
+                limits::TENSORS_MAX
+            );
+            table.files.push((file.name(), file.region(copy)?));
+        }
+        Ok(table)
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name).map(|(_, tensor)| tensor)
+    }
+
+    /// The name of the file that holds the tensor; the first file's where there is no such tensor, so
+    /// that a message about a missing one names a place.
+    pub fn file_of(&self, name: &str) -> &str {
+        let number = self.tensors.get(name).map_or(0, |(number, _)| *number);
+        self.files.get(number).map_or("", |(name, _)| name)
+    }
+
+    /// The bytes of the tensor of that name.
+    pub fn bytes(&self, name: &str) -> Result<Region> {
+        let found = self.tensors.get(name).and_then(|(number, tensor)| {
+            let range = usize::try_from(tensor.range.start).ok()?..usize::try_from(tensor.range.end).ok()?;
+            self.files.get(*number)?.1.slice(range)
+        });
+        found.ok_or_else(|| crate::error!(Format, "{}: tensor {name}: no such bytes", self.file_of(name)))
+    }
+
+    /// All names, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The files: name and bytes.
+    pub fn files(&self) -> &[(String, Region)] {
+        &self.files
+    }
+}

@@ -1,0 +1,304 @@
+//! A checkpoint as a whole: which kind it is, its decoder, its weights, and what else it holds.
+
+use crate::base::error::{Error, Result};
+use crate::loading::file::{self, SourceFile};
+use crate::loading::gguf::{self, Gguf};
+use crate::loading::index;
+use crate::loading::safetensors;
+use crate::loading::tensor::{Named, StoredType, TensorTable};
+use crate::loading::tokenizer_files::TokenizerFiles;
+use crate::model::assemble;
+use crate::model::config::{self, ModelConfig, TokenIds};
+use crate::model::gguf_config;
+use crate::model::names::Naming;
+use crate::model::spec::DecoderSpec;
+use crate::model::verify;
+use crate::model::weights::{Role, WeightSet};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Entries of a directory that are looked at.
+const LISTING_MAX: usize = 10_000;
+
+/// Where the tokenizer comes from.
+#[derive(Clone, Debug)]
+pub enum TokenizerSource {
+    /// Files in the checkpoint's directory; which ones there are stands in it.
+    Files(TokenizerFiles),
+    /// Metadata of a GGUF file.
+    Gguf(Arc<Gguf>),
+}
+
+/// An opened checkpoint: everything about it is checked but the values of its weights.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The decoder.
+    pub spec: DecoderSpec,
+    /// Its weights; they keep the mapped files alive.
+    pub weights: WeightSet,
+    /// Where the tokenizer and the chat template come from.
+    pub tokenizer: TokenizerSource,
+    /// Ids that generation_config.json and config.json, or the GGUF metadata, name.
+    pub ids: TokenIds,
+    /// Names that the model goes by, for the choice of a chat template; the first is its file's or
+    /// directory's.
+    pub names: Vec<String>,
+    /// Facts for a person: name and value.
+    pub facts: Vec<(&'static str, String)>,
+    /// What looks wrong, and does not keep it from running.
+    pub warnings: Vec<String>,
+    table: TensorTable,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory, a `.safetensors` file beside its config.json, or a GGUF file.
+    ///
+    /// Only headers are read; the weights are mapped, or with `no_mmap` copied into private memory (so
+    /// plan without it first). `NotFound` where there is no such path; `Format` and `Unsupported` name
+    /// file, item, what was expected and what was found.
+    pub fn open(path: &Path, no_mmap: bool) -> Result<Checkpoint> {
+        let facts = std::fs::metadata(path).map_err(|cause| Error::io("open it", path, &cause))?;
+        if facts.is_dir() {
+            return open_directory(path, no_mmap);
+        }
+        let source = SourceFile::open(path)?;
+        let mut start = [0u8; 9];
+        let seen = usize::try_from(source.len()).map_or(start.len(), |len| len.min(start.len()));
+        source.read_at(0, start.get_mut(..seen).unwrap_or_default())?;
+        if start.starts_with(&gguf::MAGIC) {
+            return open_gguf(source, no_mmap);
+        }
+        if start.starts_with(b"PK\x03\x04") {
+            crate::bail!(Unsupported, "{}: {}", path.display(), TORCH);
+        }
+        let is_safetensors = start.ends_with(b"{") || path.extension().is_some_and(|e| e == "safetensors");
+        crate::ensure!(
+            is_safetensors,
+            Format,
+            "{}: expected a model directory, a GGUF file or a safetensors file, found neither: it begins \
+             with {:?}",
+            path.display(),
+            String::from_utf8_lossy(start.get(..seen.min(8)).unwrap_or_default())
+        );
+        let dir = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        let named = safetensors::read(&source)?;
+        let place = source.name();
+        finish_directory(dir, vec![(source, named)], &place, no_mmap)
+    }
+
+    /// Refuses NaN and infinity in any weight: `Format` naming file, tensor and the first element.
+    pub fn scan_finite(&self, progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        verify::scan_finite(&self.weights, progress).map_err(|error| error.at(self.file_names()))
+    }
+
+    /// `Format` where the tokenizer has ids that the embedding has no row for. More rows than ids are
+    /// usual: they fill the matrix up to a round number.
+    pub fn check_vocab(&self, tokenizer_vocab: usize) -> Result<()> {
+        let embedding = self.weights.need(0, Role::Embedding)?;
+        crate::ensure!(
+            tokenizer_vocab <= embedding.rows,
+            Format,
+            "{}: tensor {}: expected a row for each of the tokenizer's {tokenizer_vocab} ids, found {}",
+            self.table.file_of(&embedding.name),
+            embedding.name,
+            embedding.rows
+        );
+        Ok(())
+    }
+
+    /// Numbers in all weights, biases included.
+    pub fn parameters(&self) -> u64 {
+        self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum()
+    }
+
+    /// Asks the system to read the mapped files ahead of their first use.
+    pub fn prefetch(&self) {
+        for (_, region) in self.table.files() {
+            file::prefetch(region);
+        }
+    }
+
+    fn file_names(&self) -> String {
+        let names: Vec<&str> = self.table.files().iter().map(|(name, _)| name.as_str()).collect();
+        match names.as_slice() {
+            [first, _, .., last] => format!("{first} … {last}"),
+            _ => names.join(", "),
+        }
+    }
+}
+
+/// What to do with a torch checkpoint.
+const TORCH: &str = "torch checkpoints (pytorch_model*.bin) are not supported yet; convert it to \
+                     safetensors (save_pretrained with safe_serialization=True)";
+
+/// The names in a directory, sorted.
+fn listing(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(|cause| Error::io("list it", dir, &cause))?;
+    let mut names = Vec::new();
+    for entry in entries.take(LISTING_MAX) {
+        let entry = entry.map_err(|cause| Error::io("list it", dir, &cause))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
+    let names = listing(dir)?;
+    let with = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if !has(CONFIG) {
+        return match with(".gguf").as_slice() {
+            [one] => open_gguf(SourceFile::open(&dir.join(one))?, no_mmap),
+            [] => crate::bail!(
+                Format,
+                "{}: no model in this directory: expected config.json with model.safetensors, or a .gguf \
+                 file, found {}",
+                dir.display(),
+                if names.is_empty() { "nothing".into() } else { format!("{} other files", names.len()) }
+            ),
+            [first, ..] => crate::bail!(
+                Format,
+                "{}: {} .gguf files, expected one (or the path of one, as {first})",
+                dir.display(),
+                with(".gguf").len()
+            ),
+        };
+    }
+    let one = |name: &str| -> Result<Vec<(SourceFile, Named)>> {
+        let source = SourceFile::open(&dir.join(name))?;
+        let named = safetensors::read(&source)?;
+        Ok(vec![(source, named)])
+    };
+    // The order in which Hugging Face looks.
+    if has(WEIGHTS) {
+        return finish_directory(dir, one(WEIGHTS)?, WEIGHTS, no_mmap);
+    }
+    if has(INDEX) {
+        return finish_directory(dir, index::read(dir, INDEX)?, INDEX, no_mmap);
+    }
+    match with(".safetensors").as_slice() {
+        [name] => finish_directory(dir, one(name)?, name, no_mmap),
+        [] if !with(".bin").is_empty() => crate::bail!(Unsupported, "{}: {TORCH}", dir.display()),
+        [] => crate::bail!(
+            Format,
+            "{}: no weights beside config.json: expected {WEIGHTS} or {INDEX}, found neither",
+            dir.display()
+        ),
+        [first, ..] => crate::bail!(
+            Format,
+            "{}: {} .safetensors files (the first is {first}) without {INDEX}",
+            dir.display(),
+            with(".safetensors").len()
+        ),
+    }
+}
+
+fn finish_directory(
+    dir: &Path,
+    parts: Vec<(SourceFile, Named)>,
+    place: &str,
+    no_mmap: bool,
+) -> Result<Checkpoint> {
+    let mut config = config::read(&SourceFile::open(&dir.join(CONFIG))?)?;
+    let generation = dir.join(GENERATION_CONFIG);
+    if generation.exists() {
+        let mut ids = config::generation_ids(&SourceFile::open(&generation)?, &mut config.warnings)?;
+        ids.add(&config.ids.bos.into_iter().collect::<Vec<_>>(), &config.ids.eos);
+        config.ids = ids;
+    }
+    let table = TensorTable::new(parts, no_mmap)?;
+    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, place)?;
+    let files = TokenizerFiles::find(dir)?;
+    let tokenizer = files.kind().unwrap_or("none").to_string();
+    let format = match table.files().len() {
+        1 => "safetensors".to_string(),
+        n => format!("safetensors, {n} shards"),
+    };
+    finish(
+        config,
+        table,
+        weights,
+        TokenizerSource::Files(files),
+        dir,
+        [("format", format), ("tokenizer", tokenizer)],
+    )
+}
+
+fn open_gguf(source: SourceFile, no_mmap: bool) -> Result<Checkpoint> {
+    let path: PathBuf = source.path().into();
+    let place = source.name();
+    let (gguf, named) = gguf::read(&source)?;
+    // The architecture is the first thing to say about a file that has none of the tensors below.
+    let embedding = Naming::Gguf.tensor(0, Role::Embedding);
+    let rows = named.iter().find(|(name, _)| *name == embedding).and_then(|(_, t)| t.shape.first());
+    let mut config = gguf_config::read(&gguf, rows.copied())?;
+    let table = TensorTable::new(vec![(source, named)], no_mmap)?;
+    check_rope_factors(&table, &place)?;
+    let weights = assemble::weights(&mut config, &table, Naming::Gguf, &place)?;
+    let tokenizer = gguf.string("tokenizer.ggml.model")?.unwrap_or("none").to_string();
+    let format = format!("GGUF version {}", gguf.version());
+    let source = TokenizerSource::Gguf(Arc::new(gguf));
+    finish(config, table, weights, source, &path, [("format", format), ("tokenizer", tokenizer)])
+}
+
+/// Factors on single rotary frequencies belong to another kind of scaling. Some files carry them with
+/// every factor 1.
+fn check_rope_factors(table: &TensorTable, place: &str) -> Result<()> {
+    const NAME: &str = "rope_freqs.weight";
+    let Some(stored) = table.get(NAME) else { return Ok(()) };
+    let bytes = table.bytes(NAME)?;
+    let neutral = stored.dtype == StoredType::Known(crate::base::dtype::DType::F32)
+        && bytes.as_chunks::<4>().0.iter().all(|b| f32::from_le_bytes(*b) == 1.0);
+    crate::ensure!(
+        neutral,
+        Unsupported,
+        "{place}: tensor {NAME}: expected every rotary factor to be 1, found others (a llama3 scaling?)"
+    );
+    Ok(())
+}
+
+fn finish(
+    config: ModelConfig,
+    table: TensorTable,
+    weights: WeightSet,
+    tokenizer: TokenizerSource,
+    path: &Path,
+    first_facts: [(&'static str, String); 2],
+) -> Result<Checkpoint> {
+    let ModelConfig { spec, architecture, ids, names, warnings, .. } = config;
+    let mut facts = Vec::from(first_facts);
+    facts.push(("architecture", architecture));
+    facts.push(("weights", summary(&weights)));
+    facts.push(("head", if spec.tied { "the embedding (tied)" } else { "its own" }.into()));
+    if weights.get(0, Role::QueryBias).is_some() {
+        facts.push(("biases", "in attention".into()));
+    }
+    if let Some(clamp) = spec.score_clamp {
+        facts.push(("score clamp", format!("±{clamp}")));
+    }
+    // A path such as "." has its name only in its long form.
+    let long = path.canonicalize().unwrap_or_else(|_| path.into());
+    let own = long.file_stem().filter(|_| !long.is_dir()).or(long.file_name());
+    let own = own.map(|name| name.to_string_lossy().into_owned());
+    let names = own.into_iter().chain(names).collect();
+    Ok(Checkpoint { spec, weights, tokenizer, ids, names, facts, warnings, table })
+}
+
+/// How many tensors of which type.
+fn summary(weights: &WeightSet) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, weight) in weights.iter() {
+        *counts.entry(weight.dtype().map_or("mixed", |d| d.name())).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    parts.join(", ")
+}

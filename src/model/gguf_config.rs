@@ -1,0 +1,214 @@
+//! The hyperparameters in GGUF metadata, to the same [`ModelConfig`] as config.json.
+
+use crate::base::error::Result;
+use crate::base::limits::{CONTEXT_MAX, HEAD_DIM_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
+use crate::loading::gguf::Gguf;
+use crate::loading::json::clip;
+use crate::model::config::{ModelConfig, TokenIds, check_heads, derived_head_dim};
+use crate::model::spec::{DecoderSpec, RopeScaling, RopeSpec};
+
+/// Reads the metadata of a file of the llama architecture. `rows` is the number of the embedding's rows,
+/// if it is there at all.
+pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
+    let place = gguf.file();
+    let arch = gguf.string("general.architecture")?;
+    crate::ensure!(
+        arch == Some("llama"),
+        Unsupported,
+        "{place}: general.architecture: expected \"llama\", found {:?}",
+        arch.map(clip)
+    );
+    refuse_other_kinds(gguf)?;
+    let hidden = needed(gguf, "llama.embedding_length", WIDTH_MAX)?;
+    let heads = needed(gguf, "llama.attention.head_count", WIDTH_MAX)?;
+    let head_dim = match optional(gguf, "llama.attention.key_length", HEAD_DIM_MAX)? {
+        Some(width) => width,
+        None => {
+            derived_head_dim(place, "llama.embedding_length", hidden, "llama.attention.head_count", heads)?
+        }
+    };
+    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+        let width = optional(gguf, key, HEAD_DIM_MAX)?.unwrap_or(head_dim);
+        crate::ensure!(
+            width == head_dim,
+            Unsupported,
+            "{place}: {key}: expected the width of a head, {head_dim}, found {width}"
+        );
+    }
+    let vocab = vocab(gguf, rows)?;
+    let spec = DecoderSpec {
+        layers: needed(gguf, "llama.block_count", LAYERS_MAX)?,
+        hidden,
+        heads,
+        kv_heads: optional(gguf, "llama.attention.head_count_kv", WIDTH_MAX)?.unwrap_or(heads),
+        head_dim,
+        ffn: needed(gguf, "llama.feed_forward_length", WIDTH_MAX)?,
+        vocab,
+        norm_eps: positive(gguf, "llama.attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+            crate::error!(Format, "{place}: llama.attention.layer_norm_rms_epsilon is missing")
+        })?,
+        rope: RopeSpec {
+            theta: positive(gguf, "llama.rope.freq_base")?.unwrap_or(10_000.0),
+            scaling: scaling(gguf)?,
+        },
+        context: needed(gguf, "llama.context_length", CONTEXT_MAX)?,
+        score_clamp: None, // the format has no key for it
+        tied: false,
+    };
+    check_heads(
+        place,
+        &spec,
+        ["llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length"],
+    )?;
+    let mut ids = TokenIds::default();
+    let id = |key: &str| gguf.uint(key).map(|id| id.and_then(|n| u32::try_from(n).ok()));
+    let eos = [id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.eot_token_id")?];
+    ids.add(
+        &id("tokenizer.ggml.bos_token_id")?.into_iter().collect::<Vec<_>>(),
+        &eos.into_iter().flatten().collect::<Vec<_>>(),
+    );
+    let names =
+        ["general.name", "general.basename"].into_iter().filter_map(|key| gguf.string(key).transpose());
+    Ok(ModelConfig {
+        spec,
+        architecture: "llama (GGUF)".into(),
+        tie: None,
+        attention_bias: None,
+        mlp_bias: None,
+        ids,
+        names: names.map(|name| Ok(name?.to_string())).collect::<Result<_>>()?,
+        warnings: unknown_keys(gguf),
+    })
+}
+
+/// Rows of the embedding, compared with what the metadata says.
+fn vocab(gguf: &Gguf, rows: Option<usize>) -> Result<usize> {
+    let place = gguf.file();
+    let Some(rows) = rows else {
+        crate::bail!(Format, "{place}: tensor token_embd.weight is missing (a file with a vocabulary only?)")
+    };
+    crate::ensure!(
+        (1..=VOCAB_MAX as usize).contains(&rows),
+        Format,
+        "{place}: tensor token_embd.weight: expected 1 to {VOCAB_MAX} rows, found {rows}"
+    );
+    let stated = optional(gguf, "llama.vocab_size", VOCAB_MAX)?.unwrap_or(rows);
+    crate::ensure!(
+        stated == rows,
+        Format,
+        "{place}: llama.vocab_size: expected the embedding's {rows} rows, found {stated}"
+    );
+    Ok(rows)
+}
+
+/// Keys whose presence makes it another decoder, or a part of a file.
+fn refuse_other_kinds(gguf: &Gguf) -> Result<()> {
+    let place = gguf.file();
+    for (key, most) in [("llama.expert_count", 0), ("split.count", 1)] {
+        let found = gguf.uint(key)?.unwrap_or(0);
+        crate::ensure!(found <= most, Unsupported, "{place}: {key}: expected at most {most}, found {found}");
+    }
+    for key in ["llama.attention.sliding_window", "llama.attn_logit_softcapping", "llama.logit_scale"] {
+        crate::ensure!(gguf.get(key).is_none(), Unsupported, "{place}: {key}: not supported");
+    }
+    Ok(())
+}
+
+/// `rope.scaling.type` and its factor; files of before the key have `rope.scale_linear`.
+fn scaling(gguf: &Gguf) -> Result<RopeScaling> {
+    let place = gguf.file();
+    if let Some(factor) = positive(gguf, "llama.rope.scale_linear")?
+        && factor != 1.0
+    {
+        return Ok(RopeScaling::Linear { factor });
+    }
+    match gguf.string("llama.rope.scaling.type")? {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") => {
+            let key = "llama.rope.scaling.factor";
+            let factor = positive(gguf, key)?;
+            let factor = factor.ok_or_else(|| crate::error!(Format, "{place}: {key} is missing"))?;
+            Ok(if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } })
+        }
+        Some(other) => crate::bail!(
+            Unsupported,
+            "{place}: llama.rope.scaling.type: expected \"none\" or \"linear\", found {:?}",
+            clip(other)
+        ),
+    }
+}
+
+/// A whole number from 1 to `most`. An array of one number a layer (as some files state heads) counts
+/// as that number where all are alike.
+fn optional(gguf: &Gguf, key: &str, most: u32) -> Result<Option<usize>> {
+    let layers = match gguf.get(key) {
+        Some(crate::loading::gguf::Value::Array(_)) => gguf.integers(key)?.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let number = match layers.first() {
+        Some(first) => {
+            crate::ensure!(
+                layers.iter().all(|n| n == first),
+                Unsupported,
+                "{}: {key}: expected the same number for every layer",
+                gguf.file()
+            );
+            Some(u64::try_from(*first).unwrap_or(u64::MAX))
+        }
+        None => gguf.uint(key)?,
+    };
+    let Some(number) = number else { return Ok(None) };
+    crate::ensure!(
+        (1..=u64::from(most)).contains(&number),
+        Format,
+        "{}: {key}: expected an integer from 1 to {most}, found {number}",
+        gguf.file()
+    );
+    Ok(Some(crate::base::checked::usize(number, key)?))
+}
+
+fn needed(gguf: &Gguf, key: &str, most: u32) -> Result<usize> {
+    optional(gguf, key, most)?.ok_or_else(|| crate::error!(Format, "{}: {key} is missing", gguf.file()))
+}
+
+fn positive(gguf: &Gguf, key: &str) -> Result<Option<f32>> {
+    let Some(number) = gguf.float(key)? else { return Ok(None) };
+    let rounded = number as f32;
+    crate::ensure!(
+        rounded.is_finite() && rounded > 0.0,
+        Format,
+        "{}: {key}: expected a number above 0 within f32, found {number}",
+        gguf.file()
+    );
+    Ok(Some(rounded))
+}
+
+/// Hyperparameters that are not read: they may change what a newer file means.
+fn unknown_keys(gguf: &Gguf) -> Vec<String> {
+    const KNOWN: [&str; 18] = [
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+        "llama.attention.key_length",
+        "llama.attention.layer_norm_rms_epsilon",
+        "llama.attention.value_length",
+        "llama.block_count",
+        "llama.context_length",
+        "llama.embedding_length",
+        "llama.expert_count",
+        "llama.expert_used_count",
+        "llama.feed_forward_length",
+        "llama.rope.dimension_count",
+        "llama.rope.freq_base",
+        "llama.rope.scale_linear",
+        "llama.rope.scaling.factor",
+        "llama.rope.scaling.type",
+        "llama.tensor_data_layout",
+        "llama.vocab_size",
+    ];
+    const MOST: usize = 16;
+    let mut unknown: Vec<&str> =
+        gguf.keys().filter(|key| key.starts_with("llama.") && !KNOWN.contains(key)).collect();
+    unknown.sort_unstable();
+    let warning = |key: &str| format!("{}: {}: unknown key, not used", gguf.file(), clip(key));
+    unknown.into_iter().take(MOST).map(warning).collect()
+}
