@@ -81,18 +81,10 @@ impl Product<'_> {
         self.x.len() / self.matrix.cols().max(1)
     }
 
-    /// Writes results of consecutive rows for one token.
-    ///
-    /// # Safety
-    /// As `Kernels::matmul`; the rows and the token must be of this product.
+    /// Where the result for a row and a token goes.
     #[inline(always)]
-    unsafe fn put(&self, token: usize, row: usize, sums: &[f32], first_block: bool) {
-        // SAFETY: the caller's promise.
-        let out = unsafe { self.out.add(token * self.out_stride + row) };
-        for (i, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise; where it is not the first block, an earlier call wrote them.
-            unsafe { *out.add(i) = if first_block { sum } else { *out.add(i) + sum } };
-        }
+    fn place(&self, token: usize, row: usize) -> *mut f32 {
+        self.out.wrapping_add(token * self.out_stride + row)
     }
 }
 

@@ -71,7 +71,7 @@ unsafe fn all_rows<A: Arithmetic, const G: usize>(a: A, product: &Product<'_>, x
         }
         for (t, sums) in sums[..tokens].iter().enumerate() {
             // SAFETY: the caller's promise: rows and tokens of this product.
-            unsafe { product.put(t, row, &sums.as_flattened()[..count], true) };
+            unsafe { product.place(t, row).copy_from_nonoverlapping(sums.as_flattened().as_ptr(), count) };
         }
         row += count;
     }

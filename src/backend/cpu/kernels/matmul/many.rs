@@ -154,16 +154,22 @@ impl<A: Arithmetic> Tokens for Tile<'_, A> {
     fn run<const T: usize>(self) {
         for t in 0..T {
             // The result lies scattered: it is asked for now and there when the tile is done.
-            let at = (self.token + t) * self.product.out_stride + self.row;
-            self.a.isa().prefetch(self.product.out.wrapping_add(at).cast());
+            self.a.isa().prefetch(self.product.place(self.token + t, self.row).cast());
         }
-        // SAFETY: the caller of `multiply_block` vouches for the pointers.
+        // SAFETY: the caller of `multiply_block` vouches for the pointers; where this is not the first block,
+        // an earlier one wrote the result.
         unsafe {
             let sums = tile::<A, T>(self.a, self.w, self.x, self.steps);
-            for (t, sums) in sums.iter().enumerate() {
-                match self.rows {
-                    TILE_ROWS => self.product.put(self.token + t, self.row, sums, self.first),
-                    rows => self.product.put(self.token + t, self.row, &sums[..rows], self.first),
+            for (t, sums) in sums.into_iter().enumerate() {
+                let out = self.product.place(self.token + t, self.row);
+                if self.rows == TILE_ROWS {
+                    let out = out.cast::<[f32; TILE_ROWS]>();
+                    let old = if self.first { None } else { Some(out.read_unaligned()) };
+                    out.write_unaligned(old.map_or(sums, |old| std::array::from_fn(|r| old[r] + sums[r])));
+                } else {
+                    for (r, &sum) in sums.iter().enumerate().take(self.rows) {
+                        *out.add(r) = if self.first { sum } else { *out.add(r) + sum };
+                    }
                 }
             }
         }
