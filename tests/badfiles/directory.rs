@@ -64,6 +64,10 @@ fn several_gguf_files_are_a_question() {
     small().write_gguf(&dir.join("a.gguf"));
     small().write_gguf(&dir.join("b.gguf"));
     refused(dir.path(), Status::Format, &["2 .gguf files", "a.gguf"]);
+    std::fs::write(dir.join("config.json"), "{}").unwrap();
+    refused(dir.path(), Status::Format, &["2 .gguf files", "a.gguf"]);
+    std::fs::remove_file(dir.join("b.gguf")).unwrap();
+    aquila::model::Checkpoint::open(dir.path(), false).expect("one beside the model's config.json");
 }
 
 #[cfg(unix)]
