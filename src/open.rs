@@ -1,9 +1,21 @@
 //! Path and options in, a running engine out. The only file that names the backends.
 
-use crate::backend::{MemoryPlan, Progress};
+use crate::backend::cpu::CpuBackend;
+use crate::backend::{Backend, ComputeType, Executor, ExecutorOptions, KvType, MemoryPlan, Progress};
+use crate::base::clock::Clock;
 use crate::base::error::Result;
-use crate::engine::Engine;
+use crate::base::limits;
+use crate::engine::{Engine, EngineInfo, Parts};
+use crate::loading::file::SourceFile;
+use crate::loading::gguf::Gguf;
+use crate::loading::tokenizer_files::TokenizerFiles;
+use crate::model::checkpoint::{Checkpoint, TokenizerSource};
+use crate::model::spec::DecoderSpec;
+use crate::text::chat::TemplateSources;
+
+use crate::text::{ChatTemplate, GgufVocab, Tokenizer, stop_ids};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a model is loaded. The default loads as stored on the best device, within what the machine has.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,12 +73,362 @@ pub struct Plan {
     pub weight_bytes: u64,
 }
 
-/// Reads headers only and says what `load` would take.
-pub fn plan(_model: &Path, _options: &LoadOptions) -> Result<Plan> {
-    crate::bail!(Unsupported, "not built")
+/// Reads headers only and says what `load` would take. The errors are those of `load`; too little
+/// memory is no error here but `Plan::memory.refusal`.
+pub fn plan(model: &Path, options: &LoadOptions) -> Result<Plan> {
+    let opened = Opened::new(model, options)?;
+    let text = TextSide::open(&opened.checkpoint, options)?;
+    let Opened { checkpoint, backend, context, memory, .. } = opened;
+    let mut facts = checkpoint.facts.clone();
+    facts.extend(text.facts());
+    Ok(Plan {
+        device: backend.name(),
+        context,
+        memory,
+        checkpoint: facts,
+        warnings: [checkpoint.warnings.clone(), text.warnings(&checkpoint)].concat(),
+        parameters: checkpoint.parameters(),
+        weight_bytes: checkpoint.weights.stored_bytes(),
+        spec: checkpoint.spec,
+    })
 }
 
-/// Loads a model and starts its engine. `progress` is told of stages and bytes and may abandon.
-pub fn load(_model: &Path, _options: &LoadOptions, _progress: Progress<'_>) -> Result<Engine> {
-    crate::bail!(Unsupported, "not built")
+/// Loads a model and starts its engine. `progress` is told of stages and bytes and may abandon
+/// (`Cancelled`). Everything is checked and planned before memory is taken; on an error everything is
+/// given back.
+pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Result<Engine> {
+    let opened = Opened::new(model, options)?;
+    let text = TextSide::open(&opened.checkpoint, options)?;
+    for warning in opened.checkpoint.warnings.iter().chain(&text.warnings(&opened.checkpoint)) {
+        log::warn!(target: "aquila::load", "{}: {warning}", model.display());
+    }
+    let info = EngineInfo {
+        device: opened.backend.name(),
+        vocab: opened.checkpoint.spec.vocab as u32,
+        layers: opened.checkpoint.spec.layers as u32,
+        hidden: opened.checkpoint.spec.hidden as u32,
+        context: opened.context.0,
+        tensor_parallel: 1,
+        bos: id_or_none(text.tokenizer.as_ref().and_then(Tokenizer::bos).or(opened.checkpoint.ids.bos)),
+        eos: id_or_none(text.stop_ids.first().copied()),
+        stop_ids: text.stop_ids,
+        parameters: opened.checkpoint.parameters(),
+        weight_bytes: opened.checkpoint.weights.stored_bytes(),
+        plan: opened.memory.clone(),
+        executor: Vec::new(),
+        chat_template: text.chat.as_ref().map(|chat| chat.name().to_owned()),
+    };
+    let (_, _, executor) = opened.execute(options, progress)?;
+    let max_waiting = match options.max_waiting {
+        0 => limits::WAITING_DEFAULT,
+        n => n,
+    };
+    Engine::start(Parts {
+        info,
+        tokenizer: text.tokenizer,
+        chat: text.chat,
+        executor,
+        max_waiting: max_waiting as usize,
+        clock: Clock::real(),
+    })
+}
+
+/// Loads a model without tokenizer, scheduler and thread: the bare executor, for measurements.
+pub fn open_executor(
+    model: &Path,
+    options: &LoadOptions,
+    progress: Progress<'_>,
+) -> Result<(Arc<DecoderSpec>, MemoryPlan, Box<dyn Executor>)> {
+    Opened::new(model, options)?.execute(options, progress)
+}
+
+/// A checkpoint whose headers were read, the device that was chosen for it, and the plan.
+struct Opened {
+    model: PathBuf,
+    checkpoint: Checkpoint,
+    backend: Box<dyn Backend>,
+    executor_options: ExecutorOptions,
+    context: (u32, &'static str),
+    memory: MemoryPlan,
+}
+
+impl Opened {
+    fn new(model: &Path, options: &LoadOptions) -> Result<Opened> {
+        let backend = choose_backend(&options.device)?;
+        let checkpoint = Checkpoint::open(model, false)?;
+        let env = std::env::var_os("MAX_SEQ_LEN").map(|value| value.to_string_lossy().into_owned());
+        let context = choose_context(checkpoint.spec.context, options.max_context, env.as_deref())?;
+        let executor_options = ExecutorOptions {
+            dtype: options.dtype.as_deref().map(compute_type).transpose()?,
+            kv_dtype: options.kv_dtype.as_deref().map(kv_type).transpose()?,
+            threads: options.threads as usize,
+            context: context.0 as usize,
+            max_batch: options.max_batch as usize,
+            host_memory: options.host_memory,
+            device_memory: options.device_memory,
+            kv_memory: options.kv_memory,
+            lock_memory: options.lock_memory,
+        };
+        let mut memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
+        if options.no_mmap {
+            memory.weight_bytes_private += std::mem::take(&mut memory.weight_bytes_mapped);
+        }
+        Ok(Opened { model: model.into(), checkpoint, backend, executor_options, context, memory })
+    }
+
+    /// Takes the memory and readies the weights.
+    fn execute(
+        self,
+        options: &LoadOptions,
+        progress: Progress<'_>,
+    ) -> Result<(Arc<DecoderSpec>, MemoryPlan, Box<dyn Executor>)> {
+        let Opened { model, checkpoint, backend, executor_options, context, memory } = self;
+        log::info!(target: "aquila::load", "{}: {}", model.display(), describe(&memory, context, &backend.name()));
+        if let Some(refusal) = &memory.refusal {
+            crate::bail!(NoMemory, "{}: {refusal}", model.display());
+        }
+        if options.verify {
+            checkpoint.scan_finite(|done, total| progress("verify", done, total))?;
+        }
+        let checkpoint = if options.no_mmap {
+            drop(checkpoint);
+            Checkpoint::open(&model, true)?
+        } else {
+            checkpoint.prefetch();
+            checkpoint
+        };
+        let spec = Arc::new(checkpoint.spec.clone());
+        let executor = backend
+            .open(spec.clone(), checkpoint.weights, &executor_options, &memory, progress)
+            .map_err(|error| error.at(model.display()))?;
+        Ok((spec, memory, executor))
+    }
+}
+
+/// Everything about text that a checkpoint brings.
+struct TextSide {
+    tokenizer: Option<Tokenizer>,
+    chat: Option<ChatTemplate>,
+    stop_ids: Vec<u32>,
+}
+
+impl TextSide {
+    fn open(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<TextSide> {
+        let tokenizer = open_tokenizer(checkpoint, options)?;
+        let Some(tokenizer) = tokenizer else {
+            return Ok(TextSide { tokenizer: None, chat: None, stop_ids: Vec::new() });
+        };
+        checkpoint.check_vocab(tokenizer.vocab())?;
+        let chat = pick_template(checkpoint, options, &tokenizer)?;
+        let stop_ids = stop_ids(&tokenizer, &checkpoint.ids.eos, &[]);
+        Ok(TextSide { tokenizer: Some(tokenizer), chat, stop_ids })
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
+        let names = |ids: &[u32]| -> String {
+            let name = |&id: &u32| format!("{id} {}", String::from_utf8_lossy(tokenizer.token_bytes(id)));
+            if ids.is_empty() { "none".into() } else { ids.iter().map(name).collect::<Vec<_>>().join(", ") }
+        };
+        vec![
+            ("tokens", tokenizer.vocab().to_string()),
+            ("bos", names(tokenizer.bos().as_slice())),
+            ("stop ids", names(&self.stop_ids)),
+            ("chat template", self.chat.as_ref().map_or("none".into(), |chat| chat.name().to_owned())),
+        ]
+    }
+
+    /// What looks wrong: an end id that is no special token, no end at all.
+    fn warnings(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let Some(tokenizer) = &self.tokenizer else {
+            return vec!["it has no tokenizer: only token ids can be generated from".into()];
+        };
+        let mut warnings = Vec::new();
+        for &id in checkpoint.ids.eos.iter().filter(|&&id| !tokenizer.is_special(id)) {
+            warnings.push(format!(
+                "eos_token_id {id} is the ordinary token {:?} and does not end a text",
+                String::from_utf8_lossy(tokenizer.token_bytes(id))
+            ));
+        }
+        if self.stop_ids.is_empty() {
+            warnings.push("no id ends a text: every text runs to max_tokens or to the context".into());
+        }
+        warnings
+    }
+}
+
+fn open_tokenizer(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Option<Tokenizer>> {
+    if let Some(path) = &options.tokenizer {
+        return Tokenizer::open(path).map(Some).map_err(|error| error.at("option tokenizer"));
+    }
+    match &checkpoint.tokenizer {
+        TokenizerSource::Gguf(gguf) => {
+            GgufVocab::read(gguf)?.map(|vocab| Tokenizer::from_gguf(&vocab)).transpose()
+        }
+        TokenizerSource::Files(files) => {
+            let dir = files.tokenizer.as_deref().or(files.vocab.as_deref()).and_then(Path::parent);
+            match (files.kind(), dir) {
+                (Some(_), Some(dir)) => Tokenizer::open(dir).map(Some),
+                _ => Ok(None),
+            }
+        }
+    }
+}
+
+fn pick_template(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>> {
+    let files = match (&options.tokenizer, &checkpoint.tokenizer) {
+        (Some(path), _) => TokenizerFiles::find(path)?,
+        (None, TokenizerSource::Files(files)) => files.clone(),
+        (None, TokenizerSource::Gguf(_)) => TokenizerFiles::default(),
+    };
+    let (jinja_file, config) = (read_text(files.chat_template)?, read_text(files.config)?);
+    let gguf = match &checkpoint.tokenizer {
+        TokenizerSource::Gguf(gguf) => gguf_template(gguf)?,
+        TokenizerSource::Files(_) => None,
+    };
+    let sources = TemplateSources {
+        option: options.chat_template.as_deref(),
+        jinja_file: jinja_file.as_deref(),
+        tokenizer_config: config.as_deref(),
+        gguf,
+        aquila_model: aquila_name(checkpoint, tokenizer),
+    };
+    ChatTemplate::pick(&sources, tokenizer)
+}
+
+fn gguf_template(gguf: &Gguf) -> Result<Option<&str>> {
+    gguf.string("tokenizer.chat_template")
+}
+
+/// The name of an Aquila model: it says so itself, or its vocabulary does. The built-in templates
+/// are for no other family.
+fn aquila_name<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> Option<&'a str> {
+    let says = checkpoint.names.iter().find(|name| name.to_ascii_lowercase().contains("aquila"));
+    let by_vocabulary = tokenizer.token_id("<|LDWANG|>").is_some();
+    says.or(checkpoint.names.first().filter(|_| by_vocabulary)).map(String::as_str)
+}
+
+fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let bytes = SourceFile::open(&path)?.read_all(limits::JSON_BYTES_MAX)?;
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|cause| crate::error!(Format, "{}: no UTF-8: {}", path.display(), cause.utf8_error()))
+}
+
+/// "auto" takes an NPU if one works, else the CPU. This version has no NPU backend, so it is the CPU.
+fn choose_backend(device: &str) -> Result<Box<dyn Backend>> {
+    match device {
+        "cpu" => {}
+        "" | "auto" => {
+            log::info!(target: "aquila::load", "device auto: the CPU, because this version has no NPU backend");
+        }
+        npu if npu.starts_with("npu") => crate::bail!(
+            Unsupported,
+            "device {npu:?}: this version of libaquila has no NPU backend; use \"cpu\" or \"auto\""
+        ),
+        other => crate::bail!(
+            Argument,
+            "device: expected \"auto\", \"cpu\", \"npu:0\" or \"npu:0,1\", found {other:?}"
+        ),
+    }
+    Ok(Box::new(CpuBackend::from_environment()?))
+}
+
+/// The least of the model's context, the option and `MAX_SEQ_LEN`, and the name of the one that won.
+fn choose_context(model: usize, option: u32, env: Option<&str>) -> Result<(u32, &'static str)> {
+    let mut least = (u32::try_from(model).unwrap_or(limits::CONTEXT_MAX), "model");
+    if option > 0 && option < least.0 {
+        least = (option, "max_context");
+    }
+    if let Some(text) = env {
+        let length = text.trim().parse::<u32>().ok().filter(|&n| n > 0);
+        let Some(length) = length else {
+            crate::bail!(Argument, "MAX_SEQ_LEN: expected a positive number of tokens, found {text:?}");
+        };
+        if length < least.0 {
+            least = (length, "MAX_SEQ_LEN");
+        }
+    }
+    Ok(least)
+}
+
+fn compute_type(name: &str) -> Result<ComputeType> {
+    match name {
+        "f32" => Ok(ComputeType::F32),
+        "f16" => Ok(ComputeType::F16),
+        "bf16" => Ok(ComputeType::Bf16),
+        "q8" | "q4" | "w8a8" => {
+            crate::bail!(
+                Unsupported,
+                "dtype {name:?}: this version of libaquila computes with f32, f16 and bf16 only"
+            )
+        }
+        other => crate::bail!(Argument, "dtype: expected \"f32\", \"f16\" or \"bf16\", found {other:?}"),
+    }
+}
+
+fn kv_type(name: &str) -> Result<KvType> {
+    match name {
+        "f32" => Ok(KvType::F32),
+        "f16" => Ok(KvType::F16),
+        "bf16" => Ok(KvType::Bf16),
+        "i8" => {
+            crate::bail!(Unsupported, "kv_dtype \"i8\": this version of libaquila has f32, f16 and bf16 only")
+        }
+        other => crate::bail!(Argument, "kv_dtype: expected \"f32\", \"f16\" or \"bf16\", found {other:?}"),
+    }
+}
+
+fn id_or_none(id: Option<u32>) -> i32 {
+    id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1)
+}
+
+/// One line: what is taken where, and which limit set the context.
+fn describe(plan: &MemoryPlan, context: (u32, &str), device: &str) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    format!(
+        "{device}: weights {} MiB mapped and {} MiB private, workspace {} MiB, KV cache {} MiB for {} tokens; \
+         context {} tokens (by {})",
+        mib(plan.weight_bytes_mapped),
+        mib(plan.weight_bytes_private),
+        mib(plan.workspace_bytes),
+        mib(plan.kv_bytes()),
+        plan.kv_tokens(),
+        context.0,
+        context.1
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+
+    #[test]
+    fn the_least_limit_wins_and_has_a_name() {
+        assert_eq!(choose_context(2048, 0, None).unwrap(), (2048, "model"));
+        assert_eq!(choose_context(2048, 512, Some("1024")).unwrap(), (512, "max_context"));
+        assert_eq!(choose_context(2048, 512, Some("100")).unwrap(), (100, "MAX_SEQ_LEN"));
+        assert_eq!(choose_context(2048, 9000, Some("8192")).unwrap(), (2048, "model"));
+        for bad in ["", "0", "-1", "2k", "99999999999"] {
+            let error = choose_context(2048, 0, Some(bad)).unwrap_err();
+            assert_eq!(error.status, Status::Argument);
+            assert!(error.message.contains(&format!("{bad:?}")), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn devices_and_types_that_are_known_but_not_built_are_unsupported() {
+        let status = |result: Result<()>| result.unwrap_err().status;
+        assert_eq!(status(choose_backend("npu:0,1").map(drop)), Status::Unsupported);
+        assert_eq!(status(choose_backend("gpu").map(drop)), Status::Argument);
+        assert_eq!(status(compute_type("q4").map(drop)), Status::Unsupported);
+        assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
+        assert_eq!(status(kv_type("i8").map(drop)), Status::Unsupported);
+    }
 }

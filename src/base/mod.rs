@@ -10,3 +10,4 @@ pub mod fork;
 pub mod limits;
 pub mod memory;
 pub mod region;
+pub mod thread;

@@ -1,31 +1,42 @@
 //! Who runs when. An [`Engine`] owns one thread that steps one executor; any number of host threads
 //! submit requests to it and read their events.
+//!
+//! | file | what |
+//! |---|---|
+//! | `params` | what a request asks for and gives back |
+//! | `request` | a request as its two sides share it |
+//! | `prompt` | from input to token ids, on the caller's thread |
+//! | `scheduler`, `kv_blocks` | who runs in the next step; pure |
+//! | `active`, `output` | a request on the engine's thread: tokens, sampler, text |
+//! | `run` | the engine's thread |
+//! | `shared` | what the threads share |
+//! | `measure` | speed of a bare executor, beside the machine's limits |
 
+mod active;
+pub mod kv_blocks;
+pub mod measure;
+mod output;
 pub mod params;
+mod prompt;
+mod request;
+mod run;
+pub mod scheduler;
+mod shared;
 
-use crate::backend::MemoryPlan;
+use crate::backend::{Executor, MemoryPlan};
+use crate::base::clock::Clock;
 use crate::base::error::Result;
+use crate::base::fork::Process;
 use crate::text::{ChatTemplate, Tokenizer};
-use params::{Event, GenParams, Generation, Input, Timings};
-use std::time::Duration;
+use params::{GenParams, Generation, Input};
+use parking_lot::{Condvar, Mutex};
+use shared::{Arrival, Inbox, Life, Shared};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 
-/// A loaded model with its thread. Cheap to clone; all clones are the same engine.
-#[derive(Clone)]
-pub struct Engine {}
-
-/// A request in flight. Dropping it cancels it.
-pub struct Request {}
-
-/// What waiting for an event gave.
-#[derive(Clone, Debug)]
-pub enum Next {
-    /// An event.
-    Event(Event),
-    /// The last event was already read.
-    Done,
-    /// The time passed; nothing is lost.
-    Timeout,
-}
+pub use request::{Next, Request};
 
 /// Facts of a loaded engine.
 #[derive(Clone, Debug)]
@@ -60,11 +71,105 @@ pub struct EngineInfo {
     pub chat_template: Option<String>,
 }
 
+/// All that an engine is made of.
+pub struct Parts {
+    /// Facts; `executor` is filled in from the executor itself.
+    pub info: EngineInfo,
+    /// Text to ids and back; `None` for a checkpoint without tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+    /// Messages to a prompt.
+    pub chat: Option<ChatTemplate>,
+    /// Runs the steps.
+    pub executor: Box<dyn Executor>,
+    /// Most requests that may wait.
+    pub max_waiting: usize,
+    /// Real, or stepped by a test.
+    pub clock: Clock,
+}
+
+/// A loaded model with its thread. Cheap to clone; all clones are the same engine, and all methods may
+/// be called from any thread at once. The last clone to go closes it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    thread: Arc<EngineThread>,
+}
+
+/// Ends and joins the engine's thread when it goes.
+struct EngineThread {
+    shared: Arc<Shared>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EngineThread {
+    fn close(&self) {
+        if !self.shared.process.is_current() {
+            return; // the thread does not exist in a forked child, and its locks may be held for ever
+        }
+        self.shared.inbox.lock().life = Life::Closed;
+        self.shared.bell.notify_one();
+        let handle = self.handle.lock().take();
+        if let Some(handle) = handle
+            && handle.thread().id() != std::thread::current().id()
+        {
+            // The thread catches its own panics, so join cannot fail.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for EngineThread {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Engine {
+    /// Starts the thread of an engine. `NoMemory` where the executor's KV cache cannot hold one full
+    /// context.
+    pub fn start(parts: Parts) -> Result<Engine> {
+        let Parts { mut info, tokenizer, chat, executor, max_waiting, clock } = parts;
+        info.executor = executor.describe();
+        let kv_blocks = info.plan.kv_blocks;
+        let shared = Arc::new(Shared {
+            info,
+            tokenizer,
+            chat,
+            max_waiting,
+            process: Process::current(),
+            clock,
+            inbox: Mutex::new(Inbox { life: Life::Running, arrivals: VecDeque::new(), woken: false }),
+            bell: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            next_id: AtomicU64::new(1),
+        });
+        let handle = run::start(shared.clone(), executor, kv_blocks)?;
+        let thread = EngineThread { shared: shared.clone(), handle: Mutex::new(Some(handle)) };
+        Ok(Engine { shared, thread: Arc::new(thread) })
+    }
+
     /// Submits a request. Returns as soon as the prompt is tokenised; `ContextFull` where it leaves no
-    /// room for a token, `Overloaded` where the waiting line is full, `Closed` after `close`.
-    pub fn submit(&self, _input: Input, _params: GenParams) -> Result<Request> {
-        Err(crate::error!(Closed, "the engine was freed"))
+    /// room for a token, `Overloaded` where the waiting line is full, `Closed` after `close`, `State`
+    /// after an internal error, `Forked` in a child process.
+    pub fn submit(&self, input: Input, mut params: GenParams) -> Result<Request> {
+        let shared = &self.shared;
+        shared.process.check()?;
+        shared.inbox.lock().life.check()?;
+        params.check(shared.info.vocab as usize)?;
+        let start = shared.clock.now_ns();
+        let prompt = prompt::prepare(shared, input, &params)?;
+        params.stop.extend(prompt.template_stops);
+        let tokenize_ms = shared.clock.now_ns().saturating_sub(start) as f64 / 1e6;
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let state = request::RequestState::new(id, start, tokenize_ms, prompt.tokens.len());
+        let request = Request { state: Arc::new(state), shared: shared.clone() };
+        shared.admit(Arrival {
+            state: request.state.clone(),
+            prompt: prompt.tokens,
+            params,
+            echo: prompt.echo,
+        })?;
+        Ok(request)
     }
 
     /// Submits and waits to the end.
@@ -74,40 +179,50 @@ impl Engine {
 
     /// Facts.
     pub fn info(&self) -> &EngineInfo {
-        unreachable!()
+        &self.shared.info
     }
 
     /// The tokenizer, or `Unsupported` where the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        Err(crate::error!(Unsupported, "no tokenizer"))
+        self.shared.tokenizer()
     }
 
     /// The chat template, or `Unsupported` naming what was looked for.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        Err(crate::error!(Unsupported, "no template"))
+        self.shared.chat()
+    }
+
+    /// `Ok` while the engine takes requests; else why not: `Closed`, `State`, `Forked`.
+    pub fn check(&self) -> Result<()> {
+        self.shared.process.check()?;
+        self.shared.inbox.lock().life.check()
     }
 
     /// Ends all requests with `Closed`, joins the engine's thread and gives its memory back. Later
-    /// calls on any clone give `Closed`. Idempotent; not from inside the engine's own thread.
-    pub fn close(&self) {}
+    /// calls on any clone give `Closed`. Idempotent; does nothing in a forked child.
+    pub fn close(&self) {
+        self.thread.close();
+    }
 }
 
-impl Request {
-    /// Waits for the next event, at most `timeout` (`None`: without limit).
-    pub fn next(&self, _timeout: Option<Duration>) -> Result<Next> {
-        Ok(Next::Done)
+impl Shared {
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            crate::error!(
+                Unsupported,
+                "this checkpoint has no tokenizer (tokenizer.json, or vocab.json and merges.txt); \
+                 give token ids, or name one in the load options"
+            )
+        })
     }
 
-    /// Reads all events to the end. An error of the step is returned as the error.
-    pub fn wait(&self) -> Result<Generation> {
-        Err(crate::error!(Closed, "the engine was freed"))
-    }
-
-    /// Asks the request to end at the next step border; its last event says `Cancelled`. Never blocks.
-    pub fn cancel(&self) {}
-
-    /// Times and counts so far.
-    pub fn timings(&self) -> Timings {
-        Timings::default()
+    fn chat(&self) -> Result<&ChatTemplate> {
+        self.chat.as_ref().ok_or_else(|| {
+            crate::error!(
+                Unsupported,
+                "this model has no chat template (looked for the load option, chat_template.jinja, \
+                 tokenizer_config.json, the GGUF key, a built-in one for the model's name)"
+            )
+        })
     }
 }

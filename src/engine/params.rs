@@ -156,7 +156,7 @@ pub enum Event {
         text: String,
         /// The tokens behind this event, in order.
         tokens: Vec<u32>,
-        /// Log-probability of each of the tokens.
+        /// Log-probability of each of the tokens; empty where the device chose them.
         logprobs: Vec<f32>,
     },
     /// The last event.
@@ -175,7 +175,7 @@ pub struct Generation {
     pub text: String,
     /// The new tokens; the ending eos or stop token is not among them.
     pub tokens: Vec<u32>,
-    /// Log-probability of each token.
+    /// Log-probability of each token; empty where the device chose them.
     pub logprobs: Vec<f32>,
     /// Why it ended.
     pub finish: Finish,

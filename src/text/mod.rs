@@ -1,11 +1,22 @@
 //! Text in and out: tokenizer, chat templates, streaming decoder, stop strings.
 
+mod added;
+mod alphabet;
+mod bpe;
 pub mod chat;
+mod files;
+mod gguf;
+mod json;
+mod split;
 pub mod stop;
+mod stop_ids;
 pub mod stream;
 pub mod tokenizer;
+mod vocab;
 
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, Rendered, TemplateSources};
+pub use gguf::GgufVocab;
 pub use stop::StopMatcher;
+pub use stop_ids::stop_ids;
 pub use stream::TextStream;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -1,1 +1,352 @@
-//! The CPU backend.
+//! The CPU backend: one fused program for a whole decoder step, on threads of its own.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`forward`] | the forward pass: what every worker does in one step |
+//! | [`executor`] | checks a step, runs it, keeps its results |
+//! | [`pool`], [`signal`], [`threads`], [`float_mode`] | the threads of an engine |
+//! | [`survey`], [`weights`] | which weights are used in place and which are converted |
+//! | [`memory`] | what will be taken and what fits |
+//! | [`kv`], [`workspace`], [`arena`], [`lock`] | the memory itself |
+//! | [`rope`] | rotary angles |
+//! | [`kernels`], [`isa`] | the arithmetic, and the instructions it may use |
+//!
+//! Memory: the weights stay in their mapped files where their type is the wanted one; activations,
+//! logits and the KV cache are taken when the executor is opened, and a step takes nothing.
+
+mod arena;
+mod executor;
+mod float_mode;
+mod forward;
+pub mod isa;
+pub mod kernels;
+mod kv;
+mod lock;
+mod memory;
+pub mod pool;
+mod rope;
+mod signal;
+mod survey;
+mod threads;
+mod weights;
+mod workspace;
+
+use crate::backend::{
+    Backend, Capabilities, Executor, ExecutorOptions, KvType, MemoryPlan, Progress, Ticket,
+};
+use crate::base::error::Result;
+use crate::base::limits;
+use crate::model::spec::DecoderSpec;
+use crate::model::weights::WeightSet;
+use executor::{CpuExecutor, Lists, Results};
+use isa::Level;
+use kernels::{Element, Kernels, KvLayout};
+use kv::KvCache;
+use lock::Locked;
+use memory::{BATCH_DEFAULT, BLOCK_TOKENS, Bounds, Needs};
+use pool::Pool;
+use std::sync::Arc;
+use survey::Survey;
+use weights::{Loader, Weights};
+use workspace::{Sizes, Workspace};
+
+/// Plans and opens executors on the CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuBackend {
+    level: Level,
+}
+
+impl CpuBackend {
+    /// A backend that uses the instructions of `level`, or of this CPU where those are fewer.
+    pub fn new(level: Level) -> Self {
+        CpuBackend { level: level.min(Level::detect()) }
+    }
+
+    /// The best level of this CPU, lowered by the environment variable `AQUILA_CPU` where it is set.
+    /// `Argument` where its value is no level's name.
+    pub fn from_environment() -> Result<Self> {
+        let wanted = std::env::var_os("AQUILA_CPU");
+        Ok(CpuBackend {
+            level: Level::choose(wanted.as_ref().map(|name| name.to_string_lossy()).as_deref())?,
+        })
+    }
+}
+
+/// Options with every default filled in, and what follows from them.
+struct Setup {
+    threads: usize,
+    batch: usize,
+    layout: KvLayout,
+    sizes: Sizes,
+    survey: Survey,
+}
+
+impl Setup {
+    fn of(spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<Setup> {
+        crate::ensure!(
+            (1..=limits::CONTEXT_MAX as usize).contains(&options.context),
+            Argument,
+            "context: expected 1 to {}, found {}",
+            limits::CONTEXT_MAX,
+            options.context
+        );
+        crate::ensure!(
+            options.max_batch <= limits::BATCH_MAX as usize && options.threads <= limits::THREADS_MAX,
+            Argument,
+            "max_batch {} and threads {}: expected at most {} and {}",
+            options.max_batch,
+            options.threads,
+            limits::BATCH_MAX,
+            limits::THREADS_MAX
+        );
+        let threads = match options.threads {
+            0 => threads::default_count().min(limits::THREADS_MAX),
+            n => n,
+        };
+        let batch = if options.max_batch == 0 { BATCH_DEFAULT } else { options.max_batch };
+        let survey = Survey::of(spec, weights, options.dtype)?;
+        let element = match options.kv_dtype {
+            Some(KvType::F32) => Element::F32,
+            Some(KvType::F16) => Element::F16,
+            Some(KvType::Bf16) => Element::Bf16,
+            None => survey.element.unwrap_or(Element::F32),
+        };
+        let layout = KvLayout { kv_heads: spec.kv_heads, head_dim: spec.head_dim, element };
+        let sizes = Sizes { rows: limits::STEP_TOKENS_MAX, logit_rows: batch, threads };
+        Ok(Setup { threads, batch, layout, sizes, survey })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            block_tokens: BLOCK_TOKENS,
+            prefill_over_cache: true,
+            mixed_steps: true,
+            device_select: false,
+            reproducible: true,
+            step_tokens: limits::STEP_TOKENS_MAX,
+            step_sequences: self.batch,
+        }
+    }
+
+    fn needs(&self, spec: &DecoderSpec, options: &ExecutorOptions) -> Needs {
+        let context_blocks = options.context.div_ceil(BLOCK_TOKENS) as u64;
+        Needs {
+            mapped: self.survey.mapped,
+            held: self.survey.held,
+            converted: self.survey.converted,
+            workspace: Workspace::bytes(spec, self.sizes),
+            block: self.layout.block_bytes() as u64 * spec.layers as u64,
+            context_blocks,
+            batch_blocks: context_blocks * self.batch as u64,
+            context: options.context,
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn plan(&self, spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<MemoryPlan> {
+        let setup = Setup::of(spec, weights, options)?;
+        let needs = setup.needs(spec, options);
+        let available = crate::base::memory::available_bytes();
+        let bounds = Bounds { host_memory: options.host_memory, kv_memory: options.kv_memory, available };
+        let (kv_blocks, refusal) = memory::kv_blocks(&needs, &bounds);
+        Ok(MemoryPlan {
+            weight_bytes_mapped: setup.survey.mapped,
+            weight_bytes_private: setup.survey.private(),
+            workspace_bytes: needs.workspace,
+            kv_bytes_per_token: needs.block / BLOCK_TOKENS as u64,
+            kv_blocks,
+            block_tokens: BLOCK_TOKENS,
+            weight_bytes_per_token: setup.survey.per_token,
+            host_available: available.unwrap_or(0),
+            device_available: 0,
+            refusal,
+        })
+    }
+
+    fn open(
+        &self,
+        spec: Arc<DecoderSpec>,
+        weights: WeightSet,
+        options: &ExecutorOptions,
+        plan: &MemoryPlan,
+        progress: Progress<'_>,
+    ) -> Result<Box<dyn Executor>> {
+        if let Some(refusal) = &plan.refusal {
+            crate::bail!(NoMemory, "{refusal}");
+        }
+        let setup = Setup::of(&spec, &weights, options)?;
+        let capabilities = setup.capabilities();
+        let kernels = Kernels::new(self.level);
+        let work = Workspace::new(&spec, setup.sizes)?;
+        let kv = KvCache::new(setup.layout, spec.layers, plan.kv_blocks)?;
+        let mut pool = Pool::new(setup.threads)?;
+        let weights = Loader::new(&spec, &weights, options.dtype, kernels, &mut pool, progress).load()?;
+        log::debug!(
+            "cpu: {} threads, {}; {} bytes of converted weights, {} of KV cache",
+            setup.threads,
+            kernels.level(),
+            weights.taken_bytes,
+            kv.bytes()
+        );
+        let locked = if options.lock_memory { lock(&weights)? } else { Locked::default() };
+        Ok(Box::new(CpuExecutor {
+            _locked: locked,
+            context: options.context,
+            inverse_frequencies: rope::inverse_frequencies(&spec.rope, spec.head_dim, options.context),
+            kernels,
+            pool,
+            kv,
+            lists: Lists::new(&capabilities),
+            results: Results::new(work, &spec, &capabilities),
+            capabilities,
+            weights,
+            spec,
+            last: Ticket(0),
+        }))
+    }
+}
+
+/// Locks all matrices; norms and biases are read so often that they stay by themselves.
+fn lock(weights: &Weights) -> Result<Locked> {
+    let mut locked = Locked::default();
+    for matrix in weights.matrices() {
+        for piece in &matrix.weight().pieces {
+            locked.add(&piece.bytes)?;
+        }
+    }
+    Ok(locked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::DType;
+    use crate::base::region::Region;
+    use crate::model::spec::{RopeScaling, RopeSpec};
+    use crate::model::weights::{Role, RowMap, Weight};
+    use std::ops::ControlFlow;
+
+    fn spec() -> DecoderSpec {
+        DecoderSpec {
+            layers: 2,
+            hidden: 32,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            ffn: 48,
+            vocab: 40,
+            norm_eps: 1e-6,
+            rope: RopeSpec { theta: 1e4, scaling: RopeScaling::None },
+            context: 64,
+            score_clamp: None,
+            tied: false,
+        }
+    }
+
+    /// Zero weights in mapped or private memory; everything but the f32 embedding is f16.
+    fn weights(spec: &DecoderSpec, mapped: bool) -> WeightSet {
+        let mut set = WeightSet::default();
+        let mut add = |layer, role| {
+            let (rows, cols) = survey::shape(spec, role);
+            let dtype = if role == Role::Embedding { DType::F32 } else { DType::F16 };
+            let bytes = Region::new(Arc::new(vec![0u8; rows * cols * dtype.block_bytes()]), mapped);
+            let weight = Weight::whole(&format!("{role:?}"), rows, cols, dtype, bytes, RowMap::Identity);
+            set.insert(layer, role, weight.unwrap());
+        };
+        add(0, Role::Embedding);
+        add(0, Role::FinalNorm);
+        add(0, Role::Head);
+        for layer in 0..spec.layers {
+            survey::LAYER_MATRICES.into_iter().for_each(|role| add(layer, role));
+            survey::LAYER_NORMS.into_iter().for_each(|role| add(layer, role));
+            add(layer, Role::KeyBias);
+        }
+        set
+    }
+
+    fn options(dtype: Option<crate::backend::ComputeType>) -> ExecutorOptions {
+        ExecutorOptions {
+            dtype,
+            kv_dtype: None,
+            threads: 2,
+            context: 64,
+            max_batch: 3,
+            host_memory: 0,
+            device_memory: 0,
+            kv_memory: 0,
+            lock_memory: false,
+        }
+    }
+
+    #[test]
+    fn what_is_planned_is_what_is_taken() {
+        use crate::backend::ComputeType::*;
+        let spec = spec();
+        for (dtype, mapped) in
+            [None, Some(F32), Some(F16), Some(Bf16)].into_iter().zip([true, false].repeat(2))
+        {
+            let set = weights(&spec, mapped);
+            let plan = CpuBackend::new(Level::detect()).plan(&spec, &set, &options(dtype)).unwrap();
+            let mut pool = Pool::new(2).unwrap();
+            let mut progress = |_: &str, _, _| ControlFlow::Continue(());
+            let kernels = Kernels::new(Level::detect());
+            let loader = Loader::new(&spec, &set, dtype, kernels, &mut pool, &mut progress);
+            let loaded = loader.load().unwrap();
+            let bytes = |mapped| -> u64 {
+                let in_files = |m: &&kernels::Matrix| m.weight().pieces[0].bytes.is_mapped() == mapped;
+                loaded.matrices().filter(in_files).map(|m| m.weight().stored_bytes()).sum()
+            };
+            let vectors = (5 * spec.hidden + 2 * spec.kv_width()) as u64 * 4;
+            assert_eq!(plan.weight_bytes_mapped, bytes(true), "{dtype:?}");
+            assert_eq!(plan.weight_bytes_private, bytes(false) + vectors, "{dtype:?}");
+            let setup = Setup::of(&spec, &set, &options(dtype)).unwrap();
+            assert_eq!(setup.survey.converted, loaded.taken_bytes, "{dtype:?}");
+            let kv = KvCache::new(setup.layout, spec.layers, 7).unwrap();
+            assert_eq!(kv.bytes(), plan.kv_bytes_per_token * 16 * 7);
+        }
+    }
+
+    #[test]
+    fn an_abandoned_load_is_cancelled() {
+        let (spec, set) = (spec(), weights(&spec(), true));
+        let backend = CpuBackend::new(Level::detect());
+        let plan = backend.plan(&spec, &set, &options(None)).unwrap();
+        assert_eq!((plan.kv_blocks, plan.block_tokens), (4 * 3, 16));
+        let (mut calls, mut last) = (0, 0);
+        let mut stop = |_: &str, done: u64, total: u64| {
+            calls += 1;
+            last = total.saturating_sub(done);
+            if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let error = backend.open(Arc::new(spec), set, &options(None), &plan, &mut stop).err().unwrap();
+        assert_eq!(error.status, crate::Status::Cancelled);
+        assert!(calls == 3 && last > 0);
+    }
+
+    #[test]
+    fn options_out_of_range_and_refused_plans_are_errors() {
+        let (spec, set) = (spec(), weights(&spec(), true));
+        let backend = CpuBackend::new(Level::Scalar);
+        for bad in [
+            ExecutorOptions { context: 0, ..options(None) },
+            ExecutorOptions { max_batch: 1000, ..options(None) },
+            ExecutorOptions { threads: 1000, ..options(None) },
+        ] {
+            assert_eq!(backend.plan(&spec, &set, &bad).unwrap_err().status, crate::Status::Argument);
+        }
+        let small = ExecutorOptions { kv_memory: 1, ..options(None) };
+        let plan = backend.plan(&spec, &set, &small).unwrap();
+        assert!(plan.refusal.is_some());
+        let mut go = |_: &str, _, _| ControlFlow::Continue(());
+        let error = backend.open(Arc::new(spec), set, &small, &plan, &mut go).err().unwrap();
+        assert_eq!(error.status, crate::Status::NoMemory);
+        let wrong = DecoderSpec { ffn: 50, ..self::spec() };
+        let error = backend.plan(&wrong, &weights(&self::spec(), true), &options(None)).unwrap_err();
+        assert!(error.status == crate::Status::Format && error.message.contains("50 × 32"), "{error}");
+    }
+}

@@ -1,0 +1,290 @@
+//! The CPU executor: checks a step, runs it on the pool, keeps its results until the next call.
+
+use super::forward::{Forward, tiles_of};
+use super::kernels::Kernels;
+use super::kv::KvCache;
+use super::lock::Locked;
+use super::memory::BLOCK_TOKENS;
+use super::pool::Pool;
+use super::weights::Weights;
+use super::workspace::Workspace;
+use crate::backend::cpu::isa::Level;
+use crate::backend::{Capabilities, Collected, Executor, Row, Step, StepSequence, Tap, Ticket, Want};
+use crate::base::error::Result;
+use crate::model::spec::DecoderSpec;
+use std::sync::Arc;
+
+/// Runs steps on the threads of one pool. A step is done when `submit` returns; its results stay
+/// until the next `submit`.
+pub struct CpuExecutor {
+    // Unlocked before the memory goes.
+    pub(super) _locked: Locked,
+    pub(super) spec: Arc<DecoderSpec>,
+    pub(super) context: usize,
+    pub(super) weights: Weights,
+    pub(super) kernels: Kernels,
+    pub(super) inverse_frequencies: Vec<f32>,
+    pub(super) pool: Pool,
+    pub(super) kv: KvCache,
+    pub(super) capabilities: Capabilities,
+    pub(super) lists: Lists,
+    pub(super) results: Results,
+    pub(super) last: Ticket,
+}
+
+/// Lists that a step needs, filled anew by each and never grown past what was reserved.
+pub(super) struct Lists {
+    /// Rows to norm at the end, those that become logits first.
+    wanted: Vec<usize>,
+    /// Attention tiles before each sequence, and in all.
+    tiles: Vec<usize>,
+}
+
+impl Lists {
+    pub(super) fn new(capabilities: &Capabilities) -> Self {
+        Lists {
+            wanted: Vec::with_capacity(capabilities.step_tokens),
+            tiles: Vec::with_capacity(capabilities.step_sequences + 1),
+        }
+    }
+}
+
+/// The results of the last step, and the workspace in which they lie.
+pub(super) struct Results {
+    work: Workspace,
+    hidden: usize,
+    vocab: usize,
+    /// For each wanted row what it is and its place among the logits or the normed rows.
+    rows: Vec<(Want, usize)>,
+}
+
+impl Results {
+    pub(super) fn new(work: Workspace, spec: &DecoderSpec, capabilities: &Capabilities) -> Self {
+        let rows = Vec::with_capacity(capabilities.step_tokens);
+        Results { work, hidden: spec.hidden, vocab: spec.vocab, rows }
+    }
+}
+
+impl Collected for Results {
+    fn row(&self, index: usize) -> Row<'_> {
+        let (want, place) = self.rows[index];
+        match want {
+            Want::Hidden => {
+                let part = place * self.hidden..(place + 1) * self.hidden;
+                // SAFETY: no step runs while the results are borrowed.
+                Row::Hidden(unsafe { self.work.h.part(part) })
+            }
+            _ => {
+                let part = place * self.vocab..(place + 1) * self.vocab;
+                // SAFETY: as above.
+                Row::Logits(unsafe { self.work.logits.part(part) })
+            }
+        }
+    }
+}
+
+impl CpuExecutor {
+    /// `Argument` unless every index of the step exists and its parts agree.
+    fn check(&self, step: &Step<'_>) -> Result<()> {
+        let (rows, limits) = (step.tokens.len(), &self.capabilities);
+        crate::ensure!(
+            rows == step.positions.len() && rows == step.slots.len(),
+            Argument,
+            "step: {rows} tokens, {} positions, {} slots",
+            step.positions.len(),
+            step.slots.len()
+        );
+        crate::ensure!(
+            rows <= limits.step_tokens && step.sequences.len() <= limits.step_sequences,
+            Argument,
+            "step: {rows} tokens of {} sequences, expected at most {} of {}",
+            step.sequences.len(),
+            limits.step_tokens,
+            limits.step_sequences
+        );
+        for (row, (&token, &position)) in step.tokens.iter().zip(step.positions).enumerate() {
+            crate::ensure!(
+                (token as usize) < self.spec.vocab && (position as usize) < self.context,
+                Argument,
+                "step: row {row}: token {token} at position {position}, expected below {} and {}",
+                self.spec.vocab,
+                self.context
+            );
+        }
+        let mut next_row = 0;
+        for sequence in step.sequences {
+            crate::ensure!(
+                sequence.first_row == next_row && sequence.rows > 0,
+                Argument,
+                "step: a sequence of {} rows begins at row {}, expected row {next_row}",
+                sequence.rows,
+                sequence.first_row
+            );
+            self.check_sequence(step, sequence)?;
+            next_row = next_row.saturating_add(sequence.rows);
+        }
+        crate::ensure!(next_row == rows, Argument, "step: its sequences cover {next_row} of {rows} rows");
+        self.check_wanted(step)
+    }
+
+    /// One sequence: its context, its blocks, and that each row's slot is where attention will look.
+    fn check_sequence(&self, step: &Step<'_>, sequence: &StepSequence) -> Result<()> {
+        let StepSequence { first_row, rows, context, first_block, blocks } = *sequence;
+        crate::ensure!(
+            rows <= context && context <= self.context,
+            Argument,
+            "step: row {first_row}: {rows} rows in a context of {context}, expected at most {}",
+            self.context
+        );
+        let last_block = first_block.saturating_add(blocks);
+        let table = step.block_tables.get(first_block..last_block).unwrap_or_default();
+        crate::ensure!(
+            table.len() >= context.div_ceil(BLOCK_TOKENS),
+            Argument,
+            "step: row {first_row}: {} blocks for {context} tokens, expected {}",
+            table.len(),
+            context.div_ceil(BLOCK_TOKENS)
+        );
+        if let Some(block) = table.iter().find(|&&block| block as usize >= self.kv.blocks()) {
+            crate::bail!(Argument, "step: KV block {block} does not exist; there are {}", self.kv.blocks());
+        }
+        let slots = step.slots.get(first_row..first_row.saturating_add(rows)).unwrap_or_default();
+        crate::ensure!(
+            slots.len() == rows,
+            Argument,
+            "step: row {first_row}: {rows} rows, found {}",
+            slots.len()
+        );
+        for (position, &slot) in (context - rows..context).zip(slots) {
+            let block = table.get(position / BLOCK_TOKENS).copied().unwrap_or_default() as usize;
+            let expected = block * BLOCK_TOKENS + position % BLOCK_TOKENS;
+            crate::ensure!(
+                slot as usize == expected,
+                Argument,
+                "step: slot {slot} for token {position} of a sequence, expected {expected} by its blocks"
+            );
+        }
+        Ok(())
+    }
+
+    fn check_wanted(&self, step: &Step<'_>) -> Result<()> {
+        crate::ensure!(
+            step.carry.is_empty() && step.wanted.iter().all(|w| w.want != Want::Select),
+            Unsupported,
+            "step: the CPU does not select ids"
+        );
+        let rising = step.wanted.windows(2).all(|w| w[0].row < w[1].row);
+        let exist = step.wanted.last().is_none_or(|w| w.row < step.tokens.len());
+        crate::ensure!(
+            rising && exist,
+            Argument,
+            "step: wanted rows must rise and be below {}",
+            step.tokens.len()
+        );
+        let logits = step.wanted.iter().filter(|w| w.want == Want::Logits).count();
+        crate::ensure!(
+            logits <= self.capabilities.step_sequences,
+            Argument,
+            "step: logits of {logits} rows, expected at most {}",
+            self.capabilities.step_sequences
+        );
+        Ok(())
+    }
+
+    /// Fills the lists of a checked step and gives the number of rows that become logits.
+    fn prepare(&mut self, step: &Step<'_>) -> usize {
+        let logit_rows = step.wanted.iter().filter(|w| w.want == Want::Logits).count();
+        self.results.rows.clear();
+        self.lists.wanted.clear();
+        self.lists.wanted.resize(step.wanted.len(), 0);
+        let (mut logits, mut hidden) = (0, logit_rows);
+        for wanted in step.wanted {
+            let next = if wanted.want == Want::Logits { &mut logits } else { &mut hidden };
+            self.lists.wanted[*next] = wanted.row;
+            self.results.rows.push((wanted.want, *next));
+            *next += 1;
+        }
+        self.lists.tiles.clear();
+        self.lists.tiles.push(0);
+        let mut tiles = 0;
+        for sequence in step.sequences {
+            tiles += tiles_of(sequence.rows);
+            self.lists.tiles.push(tiles);
+        }
+        logit_rows
+    }
+
+    /// Checks and runs a step, all at once or layer by layer with a tap.
+    fn execute(&mut self, step: &Step<'_>, tap: Option<Tap<'_>>) -> Result<Ticket> {
+        self.check(step)?;
+        let logit_rows = self.prepare(step);
+        let CpuExecutor { spec, weights, kernels, inverse_frequencies, pool, kv, lists, results, .. } = self;
+        let forward = Forward {
+            spec,
+            weights,
+            kernels: *kernels,
+            work: &results.work,
+            kv,
+            inverse_frequencies,
+            step,
+            wanted: &lists.wanted,
+            logit_rows,
+            tiles: &lists.tiles,
+        };
+        match tap {
+            None => pool.run(&|worker| forward.run(worker))?,
+            Some(tap) => {
+                pool.run(&|worker| forward.embed(worker))?;
+                for layer in 0..spec.layers {
+                    pool.run(&|worker| forward.layer(worker, layer))?;
+                    // SAFETY: no job runs.
+                    tap(layer, unsafe { results.work.x.part(0..step.tokens.len() * spec.hidden) });
+                }
+                pool.run(&|worker| forward.results(worker))?;
+            }
+        }
+        self.last = Ticket(self.last.0 + 1);
+        Ok(self.last)
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<Ticket> {
+        self.execute(step, None)
+    }
+
+    fn collect(&mut self, ticket: Ticket) -> Result<&dyn Collected> {
+        crate::ensure!(
+            ticket == self.last && ticket.0 > 0,
+            State,
+            "step {} cannot be collected; the last one submitted is {}",
+            ticket.0,
+            self.last.0
+        );
+        Ok(&self.results)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<()> {
+        pairs.iter().try_for_each(|&(from, to)| self.kv.copy(from, to))
+    }
+
+    fn run_tapped(&mut self, step: &Step<'_>, tap: Tap<'_>) -> Result<Ticket> {
+        self.execute(step, Some(tap))
+    }
+
+    fn describe(&self) -> Vec<(&'static str, String)> {
+        let held = self.weights.held_names();
+        let bf16_dots = held == "bf16" && self.kernels.level() == Level::Avx512Bf16;
+        let arithmetic = if bf16_dots { "bf16 dot products, f32 sums" } else { "f32 arithmetic" };
+        vec![
+            ("threads", self.pool.threads().to_string()),
+            ("instructions", self.kernels.level().name().into()),
+            ("arithmetic", format!("{held} weights, {arithmetic}")),
+            ("kv cache", self.kv.layout().element.dtype().name().into()),
+        ]
+    }
+}

@@ -1,0 +1,336 @@
+//! The forward pass: what every worker does in one step.
+//!
+//! All workers run the same phases and share each phase's work out in chunks; a phase ends at a
+//! barrier, after which all see what any of them wrote. The weights are read once a step, whatever the
+//! number of rows. A layer has five barriers, and two more where the rows are too many for every worker
+//! to norm them for itself.
+//!
+//! No value depends on how the work was shared out: each result row of a matrix, each norm and each
+//! attention head is computed by one worker in an order that the kernels fix.
+
+use super::arena::Arena;
+use super::kernels::matmul::chunk_rows;
+use super::kernels::{Attention, Kernels, Matrix};
+use super::kv::KvCache;
+use super::pool::{Poisoned, Worker};
+use super::rope;
+use super::weights::{Layer, Weights};
+use super::workspace::{OWN_ROWS, Workspace};
+use crate::backend::Step;
+use crate::model::spec::DecoderSpec;
+use std::ops::Range;
+
+/// Query rows of one attention chunk: enough to share each load of keys and values, few enough that a
+/// prompt gives every worker several chunks.
+const QUERY_TILE: usize = 32;
+/// Rows that one worker norms or embeds at a time.
+const ROW_CHUNK: usize = 4;
+
+type Done = Result<(), Poisoned>;
+
+/// One step with all that it works on.
+pub struct Forward<'a> {
+    pub spec: &'a DecoderSpec,
+    pub weights: &'a Weights,
+    pub kernels: Kernels,
+    pub work: &'a Workspace,
+    pub kv: &'a KvCache,
+    /// `[head_dim / 2]`.
+    pub inverse_frequencies: &'a [f32],
+    /// Checked: every index in it exists.
+    pub step: &'a Step<'a>,
+    /// Rows to norm at the end; those that become logits first.
+    pub wanted: &'a [usize],
+    /// How many of `wanted` become logits.
+    pub logit_rows: usize,
+    /// Attention tiles before each sequence, and in all: `[sequences + 1]`.
+    pub tiles: &'a [usize],
+}
+
+/// Tiles of one sequence with `rows` rows in this step.
+pub fn tiles_of(rows: usize) -> usize {
+    rows.div_ceil(QUERY_TILE)
+}
+
+impl Forward<'_> {
+    /// The whole step.
+    pub fn run(&self, worker: &Worker<'_>) -> Done {
+        self.embed(worker)?;
+        for layer in 0..self.spec.layers {
+            self.layer(worker, layer)?;
+        }
+        self.results(worker)
+    }
+
+    /// x ← embedding rows of the tokens; the rotary angles of the rows.
+    pub fn embed(&self, worker: &Worker<'_>) -> Done {
+        let (hidden, half) = (self.spec.hidden, self.spec.head_dim / 2);
+        for row in self.row_chunks(worker, self.step.tokens.len()).flatten() {
+            // SAFETY: each row belongs to one worker until the barrier.
+            let (x, cos, sin) = unsafe {
+                (
+                    self.work.x.part_mut(row * hidden..(row + 1) * hidden),
+                    self.work.cos.part_mut(row * half..(row + 1) * half),
+                    self.work.sin.part_mut(row * half..(row + 1) * half),
+                )
+            };
+            self.weights.embedding.weight().row_f32(self.step.tokens[row] as usize, x);
+            rope::angles(self.inverse_frequencies, self.step.positions[row], cos, sin);
+        }
+        worker.barrier()
+    }
+
+    /// One decoder layer: x ← x + o(attention(norm(x))), x ← x + down(silu(gate)·up of norm(x)).
+    pub fn layer(&self, worker: &Worker<'_>, index: usize) -> Done {
+        let layer = &self.weights.layers[index];
+
+        let h = self.norm(worker, &layer.attention_norm)?; // [rows, hidden]
+        self.query_key_value(worker, index, layer, h)?; // q, k, v; k and v also in the cache
+        self.attention(worker, index)?; // attended: [rows, q_width]
+        let bias = layer.output_bias.as_deref();
+        self.add_product(worker, &layer.output, &self.work.attended, bias)?; // x: [rows, hidden]
+
+        let h = self.norm(worker, &layer.ffn_norm)?; // [rows, hidden]
+        self.gate_up(worker, layer, h)?; // gate: [rows, ffn]
+        self.add_product(worker, &layer.down, &self.work.gate, None) // x: [rows, hidden]
+    }
+
+    /// The final norm of the wanted rows, in h, and the logits of the first `logit_rows` of them.
+    pub fn results(&self, worker: &Worker<'_>) -> Done {
+        let (hidden, vocab) = (self.spec.hidden, self.spec.vocab);
+        for place in self.row_chunks(worker, self.wanted.len()).flatten() {
+            let row = self.wanted[place];
+            // SAFETY: x is not written any more; each place of h belongs to one worker until the barrier.
+            let (x, h) = unsafe {
+                (
+                    self.work.x.part(row * hidden..(row + 1) * hidden),
+                    self.work.h.part_mut(place * hidden..(place + 1) * hidden),
+                )
+            };
+            self.kernels.rms_norm(x, &self.weights.final_norm, self.spec.norm_eps, h);
+        }
+        worker.barrier()?;
+        if self.logit_rows > 0 {
+            // SAFETY: h is only read until the end of the job.
+            let h = unsafe { self.work.h.part(0..self.logit_rows * hidden) };
+            for rows in self.matrix_chunks(worker, vocab, self.logit_rows) {
+                self.product(worker, &self.weights.head, rows, h, &self.work.logits);
+            }
+        }
+        worker.barrier()
+    }
+
+    /// The normed rows of x. A few rows each worker norms for itself, with the same result and without
+    /// a barrier.
+    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> Result<&[f32], Poisoned> {
+        let (rows, hidden, eps) = (self.step.tokens.len(), self.spec.hidden, self.spec.norm_eps);
+        // SAFETY: x is written in the phases of embed and add_product alone.
+        let x = |row: usize| unsafe { self.work.x.part(row * hidden..(row + 1) * hidden) };
+        if rows <= OWN_ROWS {
+            let first = worker.index() * OWN_ROWS * hidden;
+            // SAFETY: this part belongs to this worker; what an earlier call gave is no longer used.
+            let own = unsafe { self.work.own_h.part_mut(first..first + rows * hidden) };
+            for (row, h) in own.chunks_exact_mut(hidden).enumerate() {
+                self.kernels.rms_norm(x(row), weight, eps, h);
+            }
+            return Ok(own);
+        }
+        for row in self.row_chunks(worker, rows).flatten() {
+            // SAFETY: each row of h belongs to one worker until the barrier.
+            let h = unsafe { self.work.h.part_mut(row * hidden..(row + 1) * hidden) };
+            self.kernels.rms_norm(x(row), weight, eps, h);
+        }
+        worker.barrier()?;
+        // SAFETY: h is written next in add_product, a barrier after its last reader.
+        Ok(unsafe { self.work.h.part(0..rows * hidden) })
+    }
+
+    /// q, k and v, whole heads a chunk, so that the same worker rotates them and stores k and v.
+    fn query_key_value(&self, worker: &Worker<'_>, index: usize, layer: &Layer, h: &[f32]) -> Done {
+        let (spec, rows) = (self.spec, self.step.tokens.len());
+        let heads_at_once = |heads: usize| {
+            let chunk = chunk_rows(heads * spec.head_dim, rows, worker.threads());
+            (chunk / spec.head_dim).clamp(1, heads)
+        };
+        let (q_heads, kv_heads) = (heads_at_once(spec.heads), heads_at_once(spec.kv_heads));
+        let kv_chunks = spec.kv_heads.div_ceil(kv_heads);
+        for chunk in worker.chunks(kv_chunks + spec.heads.div_ceil(q_heads)) {
+            if chunk < kv_chunks {
+                let heads = chunk * kv_heads..((chunk + 1) * kv_heads).min(spec.kv_heads);
+                self.key_value_heads(worker, index, layer, h, heads);
+            } else {
+                let first = (chunk - kv_chunks) * q_heads;
+                let heads = first..(first + q_heads).min(spec.heads);
+                let cols = heads.start * spec.head_dim..heads.end * spec.head_dim;
+                self.product(worker, &layer.query, cols.clone(), h, &self.work.q);
+                self.add_bias(&self.work.q, spec.q_width(), cols.clone(), layer.query_bias.as_deref());
+                self.rotate(&self.work.q, spec.q_width(), cols);
+            }
+        }
+        worker.barrier()
+    }
+
+    /// k and v of some heads, rotated and stored in the cache.
+    fn key_value_heads(
+        &self,
+        worker: &Worker<'_>,
+        index: usize,
+        layer: &Layer,
+        h: &[f32],
+        heads: Range<usize>,
+    ) {
+        let (d, width) = (self.spec.head_dim, self.spec.kv_width());
+        let cols = heads.start * d..heads.end * d;
+        self.product(worker, &layer.key, cols.clone(), h, &self.work.k);
+        self.add_bias(&self.work.k, width, cols.clone(), layer.key_bias.as_deref());
+        self.rotate(&self.work.k, width, cols.clone());
+        self.product(worker, &layer.value, cols.clone(), h, &self.work.v);
+        self.add_bias(&self.work.v, width, cols.clone(), layer.value_bias.as_deref());
+        for (row, &slot) in self.step.slots.iter().enumerate() {
+            let part = row * width + cols.start..row * width + cols.end;
+            // SAFETY: these heads of k, v and the cache belong to this worker until the barrier; every slot
+            // was checked to lie in the cache.
+            unsafe {
+                let (key, value) = (self.work.k.part(part.clone()), self.work.v.part(part));
+                let cache = self.kv.layer(index);
+                self.kernels.kv_store(self.kv.layout(), cache, slot as usize, heads.clone(), key, value);
+            }
+        }
+    }
+
+    /// Attention, a tile of query rows of one sequence and one KV head a chunk.
+    fn attention(&self, worker: &Worker<'_>, index: usize) -> Done {
+        let (spec, width) = (self.spec, self.spec.q_width());
+        let tiles = self.tiles.last().copied().unwrap_or(0);
+        for chunk in worker.chunks(tiles * spec.kv_heads) {
+            // The last tiles see the longest context; they come first, so that no worker ends with one.
+            let (tile, kv_head) = (tiles - 1 - chunk / spec.kv_heads, chunk % spec.kv_heads);
+            let place = self.tiles.partition_point(|&before| before <= tile) - 1;
+            let sequence = &self.step.sequences[place];
+            let first = (tile - self.tiles[place]) * QUERY_TILE;
+            let rows = first..(first + QUERY_TILE).min(sequence.rows);
+            let start = sequence.first_row * width;
+            let attention = Attention {
+                layout: *self.kv.layout(),
+                cache: self.kv.layer(index),
+                blocks: &self.step.block_tables[sequence.first_block..][..sequence.blocks],
+                past: sequence.context - sequence.rows,
+                heads: spec.heads,
+                q: self.work.q.as_mut_ptr().wrapping_add(start),
+                q_stride: width,
+                out: self.work.attended.as_mut_ptr().wrapping_add(start),
+                out_stride: width,
+                scale: 1.0 / (spec.head_dim as f32).sqrt(),
+                clamp: spec.score_clamp,
+            };
+            // SAFETY: the rows of q and the blocks of the sequence were checked to exist and are only read
+            // in this phase; these rows and heads of `attended` belong to this worker until the barrier.
+            unsafe { self.kernels.attend(&attention, rows, kv_head, self.work.scratch(worker)) };
+        }
+        worker.barrier()
+    }
+
+    /// gate ← silu(W_gate·h) × (W_up·h).
+    fn gate_up(&self, worker: &Worker<'_>, layer: &Layer, h: &[f32]) -> Done {
+        let (rows, ffn) = (self.step.tokens.len(), self.spec.ffn);
+        for cols in self.matrix_chunks(worker, ffn, rows) {
+            self.product(worker, &layer.gate, cols.clone(), h, &self.work.gate);
+            self.product(worker, &layer.up, cols.clone(), h, &self.work.up);
+            for row in 0..rows {
+                let part = row * ffn + cols.start..row * ffn + cols.end;
+                // SAFETY: these columns of gate and up belong to this worker until the barrier.
+                let (gate, up) = unsafe { (self.work.gate.part_mut(part.clone()), self.work.up.part(part)) };
+                self.kernels.silu_mul(gate, up);
+            }
+        }
+        worker.barrier()
+    }
+
+    /// x ← x + (W·input + bias) with W `[hidden, cols]` and input `[rows, cols]`.
+    fn add_product(
+        &self,
+        worker: &Worker<'_>,
+        matrix: &Matrix,
+        input: &Arena<f32>,
+        bias: Option<&[f32]>,
+    ) -> Done {
+        let (rows, hidden) = (self.step.tokens.len(), self.spec.hidden);
+        // SAFETY: the input was written in an earlier phase and is only read in this one.
+        let input = unsafe { input.part(0..rows * matrix.cols()) };
+        for cols in self.matrix_chunks(worker, hidden, rows) {
+            self.product(worker, matrix, cols.clone(), input, &self.work.h);
+            self.add_bias(&self.work.h, hidden, cols.clone(), bias);
+            for row in 0..rows {
+                let part = row * hidden + cols.start..row * hidden + cols.end;
+                // SAFETY: these columns of x and h belong to this worker until the barrier.
+                let (x, h) = unsafe { (self.work.x.part_mut(part.clone()), self.work.h.part(part)) };
+                self.kernels.add(x, h);
+            }
+        }
+        worker.barrier()
+    }
+
+    /// out[t][r] ← W[r]·input[t] for the rows `rows` of W; `input` is `[tokens, cols]`.
+    fn product(
+        &self,
+        worker: &Worker<'_>,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        input: &[f32],
+        out: &Arena<f32>,
+    ) {
+        // SAFETY: `out` has the columns of the matrix's rows for every token of a step; the columns of this
+        // chunk belong to this worker until the barrier. The scratch is borrowed for this call alone.
+        unsafe {
+            let scratch = self.work.scratch(worker);
+            self.kernels.matmul(matrix, rows, input, out.as_mut_ptr(), matrix.rows(), scratch);
+        }
+    }
+
+    /// Adds the columns `cols` of a bias to every row of `out`, `[rows, width]`.
+    fn add_bias(&self, out: &Arena<f32>, width: usize, cols: Range<usize>, bias: Option<&[f32]>) {
+        let Some(bias) = bias else { return };
+        for row in 0..self.step.tokens.len() {
+            // SAFETY: called on columns that belong to the calling worker until its barrier.
+            let part = unsafe { out.part_mut(row * width + cols.start..row * width + cols.end) };
+            self.kernels.add(part, &bias[cols.clone()]);
+        }
+    }
+
+    /// Rotates the heads in the columns `cols` of every row of `out`, `[rows, width]`.
+    fn rotate(&self, out: &Arena<f32>, width: usize, cols: Range<usize>) {
+        let half = self.spec.head_dim / 2;
+        for row in 0..self.step.tokens.len() {
+            // SAFETY: called on columns that belong to the calling worker until its barrier; the angles are
+            // only read after embed.
+            let (part, cos, sin) = unsafe {
+                (
+                    out.part_mut(row * width + cols.start..row * width + cols.end),
+                    self.work.cos.part(row * half..(row + 1) * half),
+                    self.work.sin.part(row * half..(row + 1) * half),
+                )
+            };
+            for head in part.chunks_exact_mut(self.spec.head_dim) {
+                self.kernels.rope(head, cos, sin);
+            }
+        }
+    }
+
+    /// This worker's chunks of `rows` token rows.
+    fn row_chunks(&self, worker: &Worker<'_>, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        worker
+            .chunks(rows.div_ceil(ROW_CHUNK))
+            .map(move |chunk| chunk * ROW_CHUNK..((chunk + 1) * ROW_CHUNK).min(rows))
+    }
+
+    /// This worker's chunks of the `rows` rows of a matrix that is multiplied with `tokens` tokens.
+    fn matrix_chunks(
+        &self,
+        worker: &Worker<'_>,
+        rows: usize,
+        tokens: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let size = chunk_rows(rows, tokens, worker.threads()).max(1);
+        worker.chunks(rows.div_ceil(size)).map(move |chunk| chunk * size..((chunk + 1) * size).min(rows))
+    }
+}

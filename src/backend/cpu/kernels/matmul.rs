@@ -1,0 +1,173 @@
+//! `out[t][r] = W[r]·x[t]`: some rows of a matrix with every token of a step.
+//!
+//! **One arithmetic.** An element of the result is a dot product along k, taken in blocks of [`BLOCK`]. In a
+//! block the lanes of one vector accumulate every `STEP`th product in rising order; the lanes are summed
+//! by a fixed tree ([`simd::Isa::sum4`]); the block sums are added in rising order, in f32. Nothing in
+//! this depends on which other rows or tokens are computed beside it, so a token has the same result
+//! alone and in a batch of 512. Elements past the end of k count as 0 × 0.
+//!
+//! **Few tokens** ([`few`]): the weights are read once, from memory, and that is the whole cost. So a few
+//! rows at a time are read in place, converted in registers and multiplied at once.
+//!
+//! **Many tokens** ([`many`]): arithmetic is the cost, and the caches must keep up with two fused
+//! multiplications a cycle.
+//!
+//! ```text
+//! for each 128 rows of the call
+//!   for each block of 512 along k
+//!     convert 128 × 512 weights to f32                      256 KiB, in L2, once for all tokens
+//!     for each 48 tokens
+//!       copy 48 × 512 activations                            96 KiB, in L2, reused for 128 rows
+//!       for each panel of 8 rows                             16 KiB, in L1, reused for 48 tokens
+//!         for each tile of 3 tokens                           6 KiB, in L1, reused for 8 rows
+//!           4 × 3 accumulators in registers: 7 loads for 12 fused multiplications
+//! ```
+//!
+//! The copies lie without gaps, because rows that are a large power of two apart would all fall
+//! into the same few sets of a cache.
+
+use crate::backend::cpu::isa::Level;
+use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32};
+use crate::backend::cpu::kernels::simd::{self, Isa, Operation};
+use crate::backend::cpu::kernels::{Element, Matrix, Scratch};
+use arithmetic::{Arithmetic, F32};
+use std::ops::Range;
+
+mod arithmetic;
+#[cfg(target_arch = "x86_64")]
+mod bf16_pairs;
+mod few;
+mod many;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+/// Elements along k that are summed in lanes before the lanes are summed. It is part of the arithmetic:
+/// another value gives other roundings.
+pub const BLOCK: usize = 512;
+/// Most tokens that any [`Arithmetic`] takes in one register tile.
+const TILE_TOKENS_MAX: usize = 6;
+/// Elements of the widest step along k.
+const STEP_MAX: usize = 32;
+
+/// Elements of the weight scratch.
+pub(super) const W_SCRATCH_LEN: usize = many::ROWS * BLOCK;
+
+/// Elements of the activation scratch for matrices of up to `cols` columns.
+pub(super) const fn x_scratch_len(cols: usize) -> usize {
+    let (few, many) = (TILE_TOKENS_MAX * cols.next_multiple_of(STEP_MAX), many::TOKENS * BLOCK);
+    if few > many { few } else { many }
+}
+
+/// How many rows a worker should take at a time, so that `workers` get a fair share each and the
+/// activations are not laid out too often.
+pub fn chunk_rows(rows: usize, tokens: usize, workers: usize) -> usize {
+    let most = if tokens <= TILE_TOKENS_MAX { 64 } else { many::ROWS };
+    rows.div_ceil(4 * workers.max(1)).next_multiple_of(8).min(most)
+}
+
+/// The operands of one call.
+pub(super) struct Product<'a> {
+    pub matrix: &'a Matrix,
+    pub rows: Range<usize>,
+    pub x: &'a [f32],
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+impl Product<'_> {
+    fn tokens(&self) -> usize {
+        self.x.len() / self.matrix.cols().max(1)
+    }
+
+    /// Writes results of consecutive rows for one token.
+    ///
+    /// # Safety
+    /// As `Kernels::matmul`; the rows and the token must be of this product.
+    #[inline(always)]
+    unsafe fn put(&self, token: usize, row: usize, sums: &[f32], first_block: bool) {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.out.add(token * self.out_stride + row) };
+        for (i, &sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise; where it is not the first block, an earlier call wrote them.
+            unsafe { *out.add(i) = if first_block { sum } else { *out.add(i) + sum } };
+        }
+    }
+}
+
+/// Runs a product at `level`.
+///
+/// # Safety
+/// As `Kernels::matmul`, and the CPU must have the instructions of `level`.
+pub(super) unsafe fn run(level: Level, mut product: Product<'_>, scratch: &mut Scratch) {
+    product.rows.end = product.rows.end.min(product.matrix.rows());
+    let room = scratch.x.len() >= x_scratch_len(product.matrix.cols());
+    debug_assert!(room, "the scratch was made for narrower matrices");
+    if product.rows.is_empty() || product.tokens() == 0 || !room {
+        return;
+    }
+    let (x, w) = (scratch.x.as_mut_ptr(), scratch.w.as_mut_ptr());
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512Bf16 && product.matrix.element() == Element::Bf16 {
+        // SAFETY: the caller's promise; the scratch is large enough and ours alone.
+        return unsafe { bf16_pairs::run(&product, x, w) };
+    }
+    simd::dispatch(level, InF32 { product: &product, x, w });
+}
+
+/// A product in f32 arithmetic. The scratch is as large as this file says, and not used elsewhere.
+struct InF32<'a> {
+    product: &'a Product<'a>,
+    x: *mut f32,
+    w: *mut f32,
+}
+
+impl Operation for InF32<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let InF32 { product, x, w } = self;
+        // SAFETY: `run` above is the only maker: the caller of `Kernels::matmul` vouches for the output.
+        unsafe {
+            match product.matrix.element() {
+                Element::F32 => multiply(F32::<I, AsF32>::new(isa), product, x, w),
+                Element::F16 => multiply(F32::<I, AsF16>::new(isa), product, x, w),
+                Element::Bf16 => multiply(F32::<I, AsBf16>::new(isa), product, x, w),
+            }
+        }
+    }
+}
+
+/// The product in some arithmetic.
+///
+/// # Safety
+/// As [`run`]; the scratch must have the lengths that this file gives.
+#[inline(always)]
+unsafe fn multiply<A: Arithmetic>(a: A, product: &Product<'_>, x: *mut f32, w: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if product.tokens() <= A::TOKENS {
+            few::run(a, product, x.cast());
+        } else {
+            many::run(a, product, x.cast(), w.cast());
+        }
+    }
+}
+
+/// Activations in scratch, padded with zeros to a whole step.
+///
+/// # Safety
+/// The scratch must hold `x.len()` elements rounded up to whole steps.
+#[inline(always)]
+unsafe fn lay_out<A: Arithmetic>(a: A, x: &[f32], scratch: *mut A::Packed) {
+    let rest = simd::whole_vectors(A::STEP, x.len(), |i| {
+        // SAFETY: i + STEP ≤ the length.
+        unsafe { a.store(a.activation(x.as_ptr().add(i)), scratch.add(i)) }
+    });
+    if !rest.is_empty() {
+        let mut padded = [0f32; STEP_MAX];
+        padded[..rest.len()].copy_from_slice(&x[rest.clone()]);
+        // SAFETY: the caller's promise; `padded` holds a step.
+        unsafe { a.store(a.activation(padded.as_ptr()), scratch.add(rest.start)) }
+    }
+}

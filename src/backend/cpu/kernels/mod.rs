@@ -1,0 +1,219 @@
+//! The arithmetic of the CPU backend: matrix products, attention over the paged cache, and the small
+//! operations between them.
+//!
+//! Every kernel is written once, over a token of an instruction set ([`simd::Isa`]), and instantiated
+//! for each [`Level`]. Results are a function of the level and the operands alone: the value for a
+//! (weight row, token) or a (query, head) is the same bit for bit however many tokens are in the call
+//! and however rows, tokens and heads are split into calls.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`simd`] | the vector operations, one file for each instruction set |
+//! | [`matrix`] | a weight as the matrix product reads it: rows and blocks along k, in place |
+//! | [`matmul`] | `out[t][r] = W[r]·x[t]` |
+//! | [`kv`] | the layout of a block of keys and values |
+//! | [`attention`] | softmax(q·K)·V over blocks |
+//! | [`rms_norm`], [`silu_mul`], [`rope`], [`convert`], [`exp`] | the rest |
+
+use crate::backend::cpu::isa::Level;
+use crate::base::buffer::Buffer;
+use crate::base::dtype::DType;
+use crate::base::error::Result;
+use std::ops::Range;
+
+pub mod attention;
+pub mod convert;
+pub mod exp;
+pub mod kv;
+pub mod matmul;
+pub mod matrix;
+pub mod rms_norm;
+pub mod rope;
+pub mod silu_mul;
+pub mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use attention::Attention;
+pub use kv::KvLayout;
+pub use matrix::Matrix;
+
+/// How an element of a weight or of the KV cache is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 | Element::Bf16 => 2,
+        }
+    }
+
+    /// The element type of plain `dtype`; `None` for the blocked ones.
+    pub const fn of(dtype: DType) -> Option<Element> {
+        match dtype {
+            DType::F32 => Some(Element::F32),
+            DType::F16 => Some(Element::F16),
+            DType::BF16 => Some(Element::Bf16),
+            _ => None,
+        }
+    }
+
+    /// The same as a tensor's type.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Element::F32 => DType::F32,
+            Element::F16 => DType::F16,
+            Element::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// Working memory of one worker, taken once; no kernel allocates.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Activations of a block along k, laid out for the product.
+    x: Buffer<f32>,
+    /// Weights of a block along k, as f32 (or bf16 pairs).
+    w: Buffer<f32>,
+    /// Accumulators of attention: `[queries of a tile, head_dim]`.
+    attention: Buffer<f32>,
+}
+
+impl Scratch {
+    /// Memory for matrices of up to `cols` columns and heads of up to `head_dim`.
+    pub fn new(cols: usize, head_dim: usize) -> Result<Self> {
+        let [x, w, attention] = Self::lengths(cols, head_dim);
+        Ok(Scratch {
+            x: Buffer::zeroed(x, "matrix product scratch")?,
+            w: Buffer::zeroed(w, "matrix product scratch")?,
+            attention: Buffer::zeroed(attention, "attention scratch")?,
+        })
+    }
+
+    /// Bytes that [`Scratch::new`] takes.
+    pub fn bytes(cols: usize, head_dim: usize) -> usize {
+        Self::lengths(cols, head_dim).iter().sum::<usize>() * size_of::<f32>()
+    }
+
+    fn lengths(cols: usize, head_dim: usize) -> [usize; 3] {
+        [matmul::x_scratch_len(cols), matmul::W_SCRATCH_LEN, attention::scratch_len(head_dim)]
+    }
+}
+
+/// The kernels at one level. Holding a value is the proof that this CPU has the level's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    level: Level,
+}
+
+impl Kernels {
+    /// The kernels of `level`, or of this CPU's highest level where that is lower.
+    pub fn new(level: Level) -> Self {
+        Kernels { level: level.min(Level::detect()) }
+    }
+
+    /// The level in use.
+    pub fn level(self) -> Level {
+        self.level
+    }
+
+    /// `out[i] = x[i] / √(mean(x²) + eps) × weight[i]`; all of one length.
+    pub fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        simd::dispatch(self.level, rms_norm::RmsNorm { x, weight, eps, out });
+    }
+
+    /// `gate[i] = silu(gate[i]) × up[i]` with `silu(g) = g / (1 + e^-g)`; both of one length.
+    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        simd::dispatch(self.level, silu_mul::SiluMul { gate, up });
+    }
+
+    /// `into[i] += other[i]`; both of one length.
+    pub fn add(self, into: &mut [f32], other: &[f32]) {
+        for (a, b) in into.iter_mut().zip(other) {
+            *a += b;
+        }
+    }
+
+    /// Rotates one head, `[head_dim]`, in the halves layout: element i with element i + head_dim/2 by the
+    /// angle whose cosine and sine are `cos[i]`, `sin[i]` (`[head_dim/2]`).
+    pub fn rope(self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        simd::dispatch(self.level, rope::Rope { head, cos, sin });
+    }
+
+    /// `x` as stored elements (little-endian, rounded to nearest even) in `out`, which holds
+    /// `x.len() × element.bytes()` bytes. A value beyond f16 becomes infinite.
+    pub fn encode(self, element: Element, x: &[f32], out: &mut [u8]) {
+        simd::dispatch(self.level, convert::Encode { element, x, out });
+    }
+
+    /// Stored elements as f32, exactly.
+    pub fn decode(self, element: Element, bytes: &[u8], out: &mut [f32]) {
+        simd::dispatch(self.level, convert::Decode { element, bytes, out });
+    }
+
+    /// `out[t × out_stride + r] = W[r]·x[t]` for the rows `rows` of `matrix` and every token t of `x`,
+    /// `[tokens, cols]`. Columns of `out` outside `rows` are not touched. Rows or elements that do
+    /// not exist are left out.
+    ///
+    /// # Safety
+    /// `out` must be valid for writes at every named element, and nothing else may read or write
+    /// those elements during the call.
+    pub unsafe fn matmul(
+        self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        x: &[f32],
+        out: *mut f32,
+        out_stride: usize,
+        scratch: &mut Scratch,
+    ) {
+        let product = matmul::Product { matrix, rows, x, out, out_stride };
+        // SAFETY: the caller's promise.
+        unsafe { matmul::run(self.level, product, scratch) }
+    }
+
+    /// Writes the keys and values of one token, `[heads.len(), head_dim]` each, for the KV heads `heads`
+    /// into slot `slot` of one layer's blocks.
+    ///
+    /// # Safety
+    /// `blocks` must be valid for the whole block that holds `slot`, and nothing else may access these
+    /// heads of that slot during the call.
+    pub unsafe fn kv_store(
+        self,
+        layout: &KvLayout,
+        blocks: *mut u8,
+        slot: usize,
+        heads: Range<usize>,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { kv::store(layout, blocks, slot, heads, keys, values) }
+    }
+
+    /// Attention of the query rows `rows` for all query heads that share KV head `kv_head`.
+    ///
+    /// # Safety
+    /// The pointers of `attention` must be valid for what its fields say; nothing else may write the
+    /// cache blocks it reads, or access the rows and heads of `out` that it writes, during the call.
+    pub unsafe fn attend(
+        self,
+        attention: &Attention<'_>,
+        rows: Range<usize>,
+        kv_head: usize,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { attention::run(self.level, attention, rows, kv_head, scratch) }
+    }
+}

@@ -1,0 +1,247 @@
+//! The weights of an open executor: matrices where they lie, or converted in parallel at load.
+
+use super::arena::Arena;
+use super::kernels::{Element, Kernels, Matrix};
+use super::pool::Pool;
+use super::survey::{self, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
+use crate::backend::{ComputeType, Progress};
+use crate::base::buffer::Buffer;
+use crate::base::error::Result;
+use crate::base::region::Region;
+use crate::model::spec::DecoderSpec;
+use crate::model::weights::{Role, RowMap, Weight, WeightSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// All weights of one decoder.
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embedding: Matrix,
+    /// One entry a layer.
+    pub layers: Vec<Layer>,
+    /// `[hidden]`.
+    pub final_norm: Buffer<f32>,
+    /// `[vocab, hidden]`; the embedding where they are tied.
+    pub head: Matrix,
+    /// Private bytes taken here (what was converted or copied).
+    pub taken_bytes: u64,
+}
+
+/// The weights of one layer.
+pub struct Layer {
+    /// `[hidden]`.
+    pub attention_norm: Buffer<f32>,
+    /// `[q_width, hidden]`.
+    pub query: Matrix,
+    /// `[kv_width, hidden]`.
+    pub key: Matrix,
+    /// `[kv_width, hidden]`.
+    pub value: Matrix,
+    /// `[hidden, q_width]`.
+    pub output: Matrix,
+    /// `[q_width]`.
+    pub query_bias: Option<Buffer<f32>>,
+    /// `[kv_width]`.
+    pub key_bias: Option<Buffer<f32>>,
+    /// `[kv_width]`.
+    pub value_bias: Option<Buffer<f32>>,
+    /// `[hidden]`.
+    pub output_bias: Option<Buffer<f32>>,
+    /// `[hidden]`.
+    pub ffn_norm: Buffer<f32>,
+    /// `[ffn, hidden]`.
+    pub gate: Matrix,
+    /// `[ffn, hidden]`.
+    pub up: Matrix,
+    /// `[hidden, ffn]`.
+    pub down: Matrix,
+}
+
+/// What loading needs at hand.
+pub struct Loader<'a, 'p> {
+    /// The decoder.
+    pub spec: &'a DecoderSpec,
+    /// Where the weights come from.
+    pub source: &'a WeightSet,
+    /// How they are to be held.
+    pub dtype: Option<ComputeType>,
+    /// Converts rows.
+    pub kernels: Kernels,
+    /// Shares the rows out.
+    pub pool: &'a mut Pool,
+    /// Is told of every finished weight.
+    pub progress: Progress<'p>,
+    done: u64,
+    total: u64,
+    taken: u64,
+}
+
+impl<'a, 'p> Loader<'a, 'p> {
+    /// A loader that has not begun.
+    pub fn new(
+        spec: &'a DecoderSpec,
+        source: &'a WeightSet,
+        dtype: Option<ComputeType>,
+        kernels: Kernels,
+        pool: &'a mut Pool,
+        progress: Progress<'p>,
+    ) -> Self {
+        let total = source.stored_bytes();
+        Loader { spec, source, dtype, kernels, pool, progress, done: 0, total, taken: 0 }
+    }
+
+    /// Readies all weights. `Cancelled` where `progress` breaks off; `Format` where a weight is missing
+    /// or does not fit.
+    pub fn load(mut self) -> Result<Weights> {
+        let embedding = self.matrix(0, Role::Embedding)?;
+        let mut layers = Vec::with_capacity(self.spec.layers);
+        for layer in 0..self.spec.layers {
+            layers.push(self.layer(layer)?);
+        }
+        let final_norm = self.vector(0, Role::FinalNorm)?;
+        let head = if self.spec.tied { embedding.clone() } else { self.matrix(0, Role::Head)? };
+        Ok(Weights { embedding, layers, final_norm, head, taken_bytes: self.taken })
+    }
+
+    fn layer(&mut self, layer: usize) -> Result<Layer> {
+        let [query, key, value, output, gate, up, down] = self.each(layer, LAYER_MATRICES, Self::matrix)?;
+        let [attention_norm, ffn_norm] = self.each(layer, LAYER_NORMS, Self::vector)?;
+        let [query_bias, key_bias, value_bias, output_bias] = self.each(layer, LAYER_BIASES, Self::bias)?;
+        Ok(Layer {
+            attention_norm,
+            query,
+            key,
+            value,
+            output,
+            query_bias,
+            key_bias,
+            value_bias,
+            output_bias,
+            ffn_norm,
+            gate,
+            up,
+            down,
+        })
+    }
+
+    /// `one` for each of `roles`, in their order.
+    fn each<T, const N: usize>(
+        &mut self,
+        layer: usize,
+        roles: [Role; N],
+        one: fn(&mut Self, usize, Role) -> Result<T>,
+    ) -> Result<[T; N]> {
+        let all = roles.into_iter().map(|role| one(self, layer, role)).collect::<Result<Vec<T>>>()?;
+        all.try_into().map_err(|_| crate::error!(Internal, "layer {layer}: a role has no weight"))
+    }
+
+    fn matrix(&mut self, layer: usize, role: Role) -> Result<Matrix> {
+        let weight = survey::need(self.spec, self.source, layer, role)?;
+        let held = if survey::in_place(weight, self.dtype) { weight.clone() } else { self.convert(weight)? };
+        self.advance(weight)?;
+        Matrix::new(held)
+    }
+
+    fn vector(&mut self, layer: usize, role: Role) -> Result<Buffer<f32>> {
+        let weight = survey::need(self.spec, self.source, layer, role)?;
+        let mut copy = Buffer::zeroed(weight.cols, &weight.name)?;
+        weight.row_f32(0, &mut copy);
+        self.taken += copy.bytes() as u64;
+        self.advance(weight)?;
+        Ok(copy)
+    }
+
+    fn bias(&mut self, layer: usize, role: Role) -> Result<Option<Buffer<f32>>> {
+        match self.source.get(layer, role) {
+            Some(_) => self.vector(layer, role).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn advance(&mut self, weight: &Weight) -> Result<()> {
+        self.done += weight.stored_bytes();
+        let flow = (self.progress)("weights", self.done, self.total);
+        crate::ensure!(flow.is_continue(), Cancelled, "the load was abandoned at {}", weight.name);
+        Ok(())
+    }
+
+    /// A private copy of `weight` in the element type it is held in, rows in the order of the matrix.
+    fn convert(&mut self, weight: &Weight) -> Result<Weight> {
+        let element = survey::element_of(weight, self.dtype);
+        let (rows, cols, row_bytes) = (weight.rows, weight.cols, weight.cols * element.bytes());
+        let out = Arena::<u8>::new(rows * row_bytes, &weight.name)?;
+        let threads = self.pool.threads();
+        let scratch = Arena::<f32>::new(threads * cols, "conversion scratch")?;
+        let refused = AtomicUsize::new(usize::MAX);
+        // About 64 Ki elements a chunk: enough to hide the claim, few enough to share out evenly.
+        let chunk_rows = (1usize << 16).div_ceil(cols.max(1));
+        let kernels = self.kernels;
+        self.pool.run(&|worker| {
+            // SAFETY: each worker has its own row of the scratch.
+            let row = unsafe { scratch.part_mut(worker.index() * cols..(worker.index() + 1) * cols) };
+            for chunk in worker.chunks(rows.div_ceil(chunk_rows)) {
+                for r in chunk * chunk_rows..((chunk + 1) * chunk_rows).min(rows) {
+                    weight.row_f32(r, row);
+                    if element == Element::F16 && !row.iter().all(|x| fits_f16(*x)) {
+                        refused.fetch_min(r, Ordering::Relaxed);
+                        continue;
+                    }
+                    // SAFETY: every chunk, and so every row, belongs to one worker.
+                    let bytes = unsafe { out.part_mut(r * row_bytes..(r + 1) * row_bytes) };
+                    kernels.encode(element, row, bytes);
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(row) = Some(refused.into_inner()).filter(|&row| row < rows) {
+            return Err(beyond_f16(weight, row));
+        }
+        self.taken += out.bytes();
+        let region = Region::new(Arc::new(Private(out.into_buffer())), false);
+        Weight::whole(&weight.name, rows, cols, element.dtype(), region, RowMap::Identity)
+    }
+}
+
+/// Whether `x` has an f16 neighbour; NaN passes through as NaN.
+fn fits_f16(x: f32) -> bool {
+    x.is_nan() || x.abs() <= 65504.0
+}
+
+/// The refusal of a row with a value that f16 cannot hold.
+fn beyond_f16(weight: &Weight, row: usize) -> crate::Error {
+    let mut values = vec![0f32; weight.cols];
+    weight.row_f32(row, &mut values);
+    let (col, value) =
+        values.iter().enumerate().find(|(_, x)| !fits_f16(**x)).map_or((0, f32::NAN), |(i, x)| (i, *x));
+    crate::error!(
+        Format,
+        "{}: row {row}, column {col}: expected a value within ±65504 for f16, found {value:e}; load it as \
+         f32 or bf16",
+        weight.name
+    )
+}
+
+/// Converted bytes as the owner of a region.
+struct Private(Buffer<u8>);
+
+impl AsRef<[u8]> for Private {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Weights {
+    /// Every matrix once.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter();
+        let layers = layers.flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]);
+        layers.chain([&self.embedding, &self.head])
+    }
+
+    /// The element types in use, joined by "+".
+    pub fn held_names(&self) -> String {
+        let used = |e: &Element| self.matrices().any(|matrix| matrix.element() == *e);
+        let used = [Element::F32, Element::F16, Element::Bf16].into_iter().filter(used);
+        used.map(|e| e.dtype().name()).collect::<Vec<_>>().join("+")
+    }
+}

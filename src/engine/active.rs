@@ -1,0 +1,197 @@
+//! A request on the engine's thread: its tokens, its sampler, its text, its clock marks.
+
+use crate::base::error::{Error, Result};
+use crate::engine::output::TextOutput;
+use crate::engine::params::{Finish, Timings};
+use crate::engine::request::RequestState;
+use crate::engine::scheduler::Sequence;
+use crate::engine::shared::{Arrival, Shared};
+use crate::sampling::{Sampler, SamplingParams};
+use std::sync::Arc;
+
+/// Marks on the engine's clock, in nanoseconds; 0: not yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    first_step: u64,
+    first_token: u64,
+    last_token: u64,
+}
+
+/// One request that the engine's thread has taken in.
+pub(crate) struct Active {
+    pub(crate) state: Arc<RequestState>,
+    /// The prompt and what was generated.
+    pub(crate) tokens: Vec<u32>,
+    prompt_len: usize,
+    /// New tokens that may be made.
+    new_max: usize,
+    /// Whether `new_max` is what the context leaves rather than what was asked for.
+    bounded_by_context: bool,
+    sampler: Sampler,
+    output: TextOutput,
+    /// Ids that end the text as the model's own end.
+    eos_ids: Vec<u32>,
+    /// Ids that end the text because the request says so.
+    stop_ids: Vec<u32>,
+    /// Both, for `min_tokens`.
+    ending_ids: Vec<u32>,
+    min_tokens: usize,
+    device_select: bool,
+    marks: Marks,
+}
+
+impl Active {
+    /// The request and its place in the queues.
+    pub(crate) fn new(arrival: Arrival, shared: &Shared, device_select: bool) -> Result<(Self, Sequence)> {
+        let Arrival { state, prompt, params, echo } = arrival;
+        let prompt_len = prompt.len();
+        let room = (shared.info.context as usize).saturating_sub(prompt_len);
+        let asked = if params.max_tokens == 0 { usize::MAX } else { params.max_tokens as usize };
+        let new_max = asked.min(room);
+        let eos_ids = if params.ignore_eos { Vec::new() } else { shared.info.stop_ids.clone() };
+        let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
+        let device_select = device_select && params.min_tokens == 0 && is_plain_greedy(&params.sampling);
+        let output = TextOutput::new(&params);
+        let mut sampler = Sampler::new(params.sampling, shared.info.vocab as usize)?;
+        sampler.see_prompt(&prompt);
+        let mut tokens = prompt;
+        tokens.reserve(new_max.min(4096));
+        let timings = Timings { prompt_tokens: prompt_len as u32, ..Timings::default() };
+        if let Some(text) = echo {
+            state.made(None, &text, timings);
+        }
+        let sequence = Sequence {
+            id: state.id,
+            known: prompt_len,
+            positions_max: prompt_len + new_max - 1,
+            device_select,
+            ..Sequence::default()
+        };
+        let active = Active {
+            state,
+            tokens,
+            prompt_len,
+            new_max,
+            bounded_by_context: asked > room,
+            sampler,
+            output,
+            eos_ids,
+            stop_ids: params.stop_tokens,
+            ending_ids,
+            min_tokens: params.min_tokens as usize,
+            device_select,
+            marks: Marks::default(),
+        };
+        Ok((active, sequence))
+    }
+
+    /// Tokens made so far.
+    fn made(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    /// Notes that rows of this request are in a step, up to position `done`.
+    pub(crate) fn stepped(&mut self, done: usize, now_ns: u64) {
+        if self.marks.first_step == 0 {
+            self.marks.first_step = now_ns;
+        }
+        if self.made() == 0 {
+            self.state.prefilled(done.min(self.prompt_len), self.prompt_len);
+        }
+    }
+
+    /// Chooses the next token from its logits and takes it in. `Some`: the text has ended.
+    pub(crate) fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
+        let made = self.made();
+        let banned: &[u32] = if made < self.min_tokens { &self.ending_ids } else { &[] };
+        let choice = self.sampler.choose(logits, banned, made as u64)?;
+        Ok(self.take(choice.token, Some(choice.logprob), shared))
+    }
+
+    /// Takes in a token, chosen here or on the device. `Some`: the text has ended, and everything that
+    /// can be read is delivered.
+    pub(crate) fn take(&mut self, token: u32, logprob: Option<f32>, shared: &Shared) -> Option<Finish> {
+        let now = shared.clock.now_ns();
+        if self.marks.first_token == 0 {
+            self.marks.first_token = now;
+        }
+        self.marks.last_token = now;
+        let ended = if self.eos_ids.contains(&token) {
+            Some(Finish::Eos)
+        } else if self.stop_ids.contains(&token) {
+            Some(Finish::Stop)
+        } else {
+            None
+        };
+        if ended.is_some() {
+            // The ending token is counted but is no part of the text.
+            self.output.finish();
+            let timings = self.timings(now, 1);
+            self.state.made(None, &self.output.text, timings);
+            return ended;
+        }
+        self.tokens.push(token);
+        let stopped = self.output.push(token, shared.tokenizer.as_ref());
+        let timings = self.timings(now, 0);
+        self.state.made(Some((token, logprob)), &self.output.text, timings);
+        if stopped {
+            return Some(Finish::Stop);
+        }
+        if self.made() < self.new_max {
+            return None;
+        }
+        self.output.finish();
+        self.state.made(None, &self.output.text, timings);
+        Some(if self.bounded_by_context { Finish::Context } else { Finish::Length })
+    }
+
+    /// Ends the request: what was held back is delivered, then the last event.
+    pub(crate) fn finish(mut self, reason: Finish, error: Option<Error>, now_ns: u64) {
+        let ended_early = matches!(reason, Finish::Cancelled | Finish::Deadline | Finish::Error);
+        if ended_early {
+            self.output.finish();
+        }
+        let timings = if ended_early { self.timings(now_ns, 0) } else { self.state.timings() };
+        if ended_early {
+            self.state.made(None, &self.output.text, timings);
+        }
+        self.state.finish(reason, error, Some(timings));
+    }
+
+    fn timings(&self, now_ns: u64, ending_tokens: u32) -> Timings {
+        let start = self.state.submitted_ns;
+        let ms = |from: u64, to: u64| {
+            if from == 0 || to == 0 { 0.0 } else { to.saturating_sub(from) as f64 / 1e6 }
+        };
+        let m = &self.marks;
+        Timings {
+            prompt_tokens: self.prompt_len as u32,
+            cached_tokens: 0,
+            output_tokens: self.made() as u32 + ending_tokens,
+            queue_ms: m.first_step.max(start).saturating_sub(start) as f64 / 1e6,
+            tokenize_ms: self.state.tokenize_ms,
+            prefill_ms: ms(m.first_step, m.first_token),
+            first_token_ms: if m.first_token == 0 {
+                0.0
+            } else {
+                m.first_token.saturating_sub(start) as f64 / 1e6
+            },
+            decode_ms: ms(m.first_token, m.last_token),
+            total_ms: now_ns.saturating_sub(start) as f64 / 1e6,
+        }
+    }
+
+    /// Whether the device chooses this request's tokens.
+    pub(crate) fn device_select(&self) -> bool {
+        self.device_select
+    }
+}
+
+/// Whether the largest logit is the choice, so that a device can make it.
+fn is_plain_greedy(p: &SamplingParams) -> bool {
+    p.temperature == 0.0
+        && p.repeat_penalty == 1.0
+        && p.frequency_penalty == 0.0
+        && p.presence_penalty == 0.0
+        && p.logit_bias.is_empty()
+}

@@ -1,0 +1,73 @@
+//! From a request's input to token ids, on the caller's thread.
+
+use crate::base::error::Result;
+use crate::base::limits;
+use crate::engine::params::{GenParams, Input};
+use crate::engine::shared::Shared;
+use crate::text::tokenizer::EncodeOptions;
+
+/// A prompt ready for the engine's thread.
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<u32>,
+    /// Its text, where the request wants it in front of the answer.
+    pub(crate) echo: Option<String>,
+    /// Strings that end an answer under the chat template.
+    pub(crate) template_stops: Vec<String>,
+}
+
+/// Tokenises (and renders) `input`. Every error names what was given and what the engine takes.
+pub(crate) fn prepare(shared: &Shared, input: Input, params: &GenParams) -> Result<Prompt> {
+    let (tokens, text, template_stops) = match input {
+        Input::Tokens(tokens) => (tokens, None, Vec::new()),
+        Input::Text(text) => {
+            check_length(text.len())?;
+            let options = EncodeOptions {
+                add_special: !params.no_add_special,
+                parse_special: !params.no_parse_special,
+            };
+            (shared.tokenizer()?.encode_prompt(&text, options)?, Some(text), Vec::new())
+        }
+        Input::Messages(json) => {
+            check_length(json.len())?;
+            let chat = shared.chat()?;
+            let rendered = chat.render(&json, None, true)?;
+            let tokens = shared.tokenizer()?.encode_rendered(&rendered)?;
+            let stops = chat.stop_strings().iter().map(|s| s.to_string()).collect();
+            (tokens, Some(rendered.text), stops)
+        }
+    };
+    check_tokens(&tokens, shared.info.vocab, shared.info.context)?;
+    let echo = match text {
+        _ if !params.echo => None,
+        Some(text) => Some(text),
+        None => Some(shared.tokenizer()?.decode(&tokens, params.show_special)),
+    };
+    Ok(Prompt { tokens, echo, template_stops })
+}
+
+fn check_length(bytes: usize) -> Result<()> {
+    crate::ensure!(
+        bytes <= limits::PROMPT_BYTES_MAX,
+        Argument,
+        "prompt: {bytes} bytes, at most {}",
+        limits::PROMPT_BYTES_MAX
+    );
+    Ok(())
+}
+
+fn check_tokens(tokens: &[u32], vocab: u32, context: u32) -> Result<()> {
+    crate::ensure!(!tokens.is_empty(), Argument, "prompt: it has no tokens");
+    if let Some((place, id)) = tokens.iter().enumerate().find(|&(_, &id)| id >= vocab) {
+        crate::bail!(
+            Argument,
+            "prompt: token {place} is {id}, expected an id below the vocabulary's {vocab}"
+        );
+    }
+    crate::ensure!(
+        tokens.len() < context as usize,
+        ContextFull,
+        "prompt: {} tokens, and the context of {context} must hold one more",
+        tokens.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! A request as its two sides share it: the host reads events, the engine's thread writes them.
+
+use crate::base::error::{Error, Result};
+use crate::engine::params::{Event, Finish, Generation, Timings};
+use crate::engine::shared::Shared;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What waiting for an event gave.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// An event.
+    Event(Event),
+    /// The last event was already read.
+    Done,
+    /// The time passed; nothing is lost.
+    Timeout,
+}
+
+/// What was made and not read yet.
+#[derive(Debug, Default)]
+struct Output {
+    text: String,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    prefill: Option<(u32, u32)>,
+    finish: Option<(Finish, Option<Error>)>,
+    finish_was_read: bool,
+    timings: Timings,
+}
+
+/// The shared part of a request.
+#[derive(Debug)]
+pub(crate) struct RequestState {
+    pub(crate) id: u64,
+    /// When it was submitted, on the engine's clock.
+    pub(crate) submitted_ns: u64,
+    /// What rendering and tokenising took.
+    pub(crate) tokenize_ms: f64,
+    cancelled: AtomicBool,
+    output: Mutex<Output>,
+    changed: Condvar,
+}
+
+impl RequestState {
+    pub(crate) fn new(id: u64, submitted_ns: u64, tokenize_ms: f64, prompt_tokens: usize) -> Self {
+        let timings = Timings {
+            tokenize_ms,
+            prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
+            ..Timings::default()
+        };
+        RequestState {
+            id,
+            submitted_ns,
+            tokenize_ms,
+            cancelled: AtomicBool::new(false),
+            output: Mutex::new(Output { timings, ..Output::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// A part of the prompt is computed.
+    pub(crate) fn prefilled(&self, done: usize, total: usize) {
+        let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.output.lock().prefill = Some((clip(done), clip(total)));
+        self.changed.notify_all();
+    }
+
+    /// A token was made; `text` is what became readable with it.
+    pub(crate) fn made(&self, token: Option<(u32, Option<f32>)>, text: &str, timings: Timings) {
+        let mut output = self.output.lock();
+        output.text.push_str(text);
+        if let Some((id, logprob)) = token {
+            output.tokens.push(id);
+            output.logprobs.extend(logprob);
+        }
+        output.timings = timings;
+        self.changed.notify_all();
+    }
+
+    /// The request has ended. Only the first call counts.
+    pub(crate) fn finish(&self, reason: Finish, error: Option<Error>, timings: Option<Timings>) {
+        let mut output = self.output.lock();
+        if output.finish.is_none() {
+            output.finish = Some((reason, error));
+            if let Some(timings) = timings {
+                output.timings = timings;
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Times and counts so far.
+    pub(crate) fn timings(&self) -> Timings {
+        self.output.lock().timings
+    }
+
+    fn take_event(output: &mut Output) -> Option<Next> {
+        if !output.text.is_empty() || !output.tokens.is_empty() {
+            return Some(Next::Event(Event::Text {
+                text: std::mem::take(&mut output.text),
+                tokens: std::mem::take(&mut output.tokens),
+                logprobs: std::mem::take(&mut output.logprobs),
+            }));
+        }
+        if let Some((done, total)) = output.prefill.take() {
+            return Some(Next::Event(Event::Prefill { done, total }));
+        }
+        if output.finish_was_read {
+            return Some(Next::Done);
+        }
+        let (reason, error) = output.finish.clone()?;
+        output.finish_was_read = true;
+        Some(Next::Event(Event::Finish { reason, error }))
+    }
+}
+
+/// A request in flight. Dropping it cancels it. All methods may be called from any thread; events
+/// go to whoever reads first.
+pub struct Request {
+    pub(crate) state: Arc<RequestState>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Request {
+    /// Waits for the next event, at most `timeout` (`None`: without limit). `Forked` in a child of the
+    /// process that submitted it.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Next> {
+        self.shared.process.check()?;
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut output = self.state.output.lock();
+        loop {
+            if let Some(next) = RequestState::take_event(&mut output) {
+                return Ok(next);
+            }
+            match deadline {
+                None => self.state.changed.wait(&mut output),
+                Some(deadline) => {
+                    let late = self.state.changed.wait_until(&mut output, deadline).timed_out();
+                    if late {
+                        return Ok(RequestState::take_event(&mut output).unwrap_or(Next::Timeout));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads all events to the end and puts them together. The error of a failed step is returned as
+    /// the error. What other callers of `next` took is not in the result.
+    pub fn wait(&self) -> Result<Generation> {
+        let (mut text, mut tokens, mut logprobs) = (String::new(), Vec::new(), Vec::new());
+        loop {
+            match self.next(None)? {
+                Next::Event(Event::Text { text: t, tokens: n, logprobs: l }) => {
+                    text.push_str(&t);
+                    tokens.extend(n);
+                    logprobs.extend(l);
+                }
+                Next::Event(Event::Finish { error: Some(error), .. }) => return Err(error),
+                Next::Event(Event::Finish { reason, error: None }) => {
+                    return Ok(Generation {
+                        text,
+                        tokens,
+                        logprobs,
+                        finish: reason,
+                        timings: self.timings(),
+                    });
+                }
+                Next::Event(Event::Prefill { .. }) | Next::Timeout => {}
+                Next::Done => {
+                    return Err(crate::error!(State, "all events of this request were already read"));
+                }
+            }
+        }
+    }
+
+    /// Asks the request to end at the next step border; its last event then says `Cancelled`. Never
+    /// blocks on a step.
+    pub fn cancel(&self) {
+        self.state.cancelled.store(true, Ordering::Release);
+        if self.shared.process.is_current() {
+            self.shared.wake();
+        }
+    }
+
+    /// Times and counts so far.
+    pub fn timings(&self) -> Timings {
+        if !self.shared.process.is_current() {
+            return Timings::default();
+        }
+        self.state.timings()
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

@@ -1,0 +1,352 @@
+//! The engine's thread: takes requests in, plans a step, hands it to the executor, and gives the
+//! results out, until the engine is closed.
+//!
+//! With a device that selects tokens itself two steps are in flight, so that the device never waits
+//! for the host; else one. The loop allocates nothing and locks nothing in steady decode but the
+//! lock of each request whose token it delivers.
+
+use crate::backend::{Capabilities, Carry, Executor, Row, Step, StepSequence, Ticket, Want, WantedRow};
+use crate::base::error::{Error, Result, Status};
+use crate::engine::active::Active;
+use crate::engine::kv_blocks::KvBlocks;
+use crate::engine::params::Finish;
+use crate::engine::scheduler::{PlannedRows, Queues, StepLimits};
+use crate::engine::shared::{Arrival, Life, Shared};
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A step that was submitted and not collected.
+struct InFlight {
+    ticket: Ticket,
+    plan: Vec<PlannedRows>,
+}
+
+/// The vectors behind a [`Step`], reused from step to step.
+#[derive(Default)]
+struct StepBuffers {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    sequences: Vec<StepSequence>,
+    block_tables: Vec<u32>,
+    wanted: Vec<WantedRow>,
+    carry: Vec<Carry>,
+}
+
+/// Everything that only the engine's thread touches.
+pub(crate) struct Runner {
+    shared: Arc<Shared>,
+    executor: Box<dyn Executor>,
+    limits: StepLimits,
+    device_select: bool,
+    kv: KvBlocks,
+    queues: Queues,
+    active: HashMap<u64, Active>,
+    in_flight: VecDeque<InFlight>,
+    /// Plan vectors that are not in use.
+    spare: Vec<Vec<PlannedRows>>,
+    buffers: StepBuffers,
+}
+
+impl Runner {
+    pub(crate) fn new(shared: Arc<Shared>, executor: Box<dyn Executor>, kv_blocks: usize) -> Self {
+        let capabilities: &Capabilities = executor.capabilities();
+        let limits = StepLimits::of(capabilities);
+        let kv = KvBlocks::new(kv_blocks, capabilities.block_tokens);
+        let device_select = capabilities.device_select;
+        Runner {
+            shared,
+            executor,
+            limits,
+            device_select,
+            kv,
+            queues: Queues::default(),
+            active: HashMap::new(),
+            in_flight: VecDeque::new(),
+            spare: vec![Vec::new(), Vec::new()],
+            buffers: StepBuffers::default(),
+        }
+    }
+
+    /// Runs until the engine is closed. A panic ends all requests with `Internal` and poisons the
+    /// engine; the process lives on.
+    pub(crate) fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let (life, error) = match outcome {
+            Ok(()) => (Life::Closed, crate::error!(Closed, "the engine was freed")),
+            Err(panic) => {
+                let text = panic_text(panic.as_ref());
+                log::error!(target: "aquila::engine", "a bug was caught on the engine's thread: {text}");
+                (Life::Poisoned, crate::error!(Internal, "a bug in the library was caught: {text}"))
+            }
+        };
+        let arrivals = {
+            let mut inbox = self.shared.inbox.lock();
+            if inbox.life == Life::Running {
+                inbox.life = life;
+            }
+            std::mem::take(&mut inbox.arrivals)
+        };
+        let now = self.shared.clock.now_ns();
+        for (_, active) in self.active.drain() {
+            active.finish(Finish::Error, Some(error.clone()), now);
+        }
+        for arrival in arrivals {
+            arrival.state.finish(Finish::Error, Some(error.clone()), None);
+        }
+        // The executor may be the one that panicked: a second panic while it is dropped must not
+        // leave the thread either.
+        let executor = self.executor;
+        if catch_unwind(AssertUnwindSafe(|| drop(executor))).is_err() {
+            log::error!(target: "aquila::engine", "the executor panicked while it was closed");
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.take_in() {
+            self.end_cancelled();
+            self.queues.retire(&mut self.kv);
+            self.shared.waiting.store(self.queues.waiting.len(), Ordering::Relaxed);
+            let depth = if self.device_select { 2 } else { 1 };
+            let submitted = self.in_flight.len() < depth && self.submit_step();
+            if self.in_flight.len() == depth || !submitted {
+                self.collect_step();
+                self.queues.retire(&mut self.kv);
+            }
+        }
+    }
+
+    /// Takes arrivals in; sleeps while there is nothing to do. `false`: the engine is closed.
+    fn take_in(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut inbox = shared.inbox.lock();
+        loop {
+            if inbox.life == Life::Closed {
+                return false;
+            }
+            if !inbox.arrivals.is_empty() || !self.active.is_empty() || !self.in_flight.is_empty() {
+                break;
+            }
+            if !std::mem::take(&mut inbox.woken) {
+                shared.bell.wait(&mut inbox);
+            }
+        }
+        inbox.woken = false;
+        while let Some(arrival) = inbox.arrivals.pop_front() {
+            self.admit(arrival);
+        }
+        true
+    }
+
+    fn admit(&mut self, arrival: Arrival) {
+        let state = arrival.state.clone();
+        match Active::new(arrival, &self.shared, self.device_select) {
+            Ok((active, sequence)) => {
+                self.active.insert(sequence.id, active);
+                self.queues.waiting.push_back(sequence);
+            }
+            Err(error) => state.finish(Finish::Error, Some(error), None),
+        }
+    }
+
+    fn end_cancelled(&mut self) {
+        let Runner { active, queues, shared, .. } = self;
+        let mark = |id: u64, queues: &mut Queues| {
+            let mut all = queues.running.iter_mut().chain(queues.waiting.iter_mut());
+            if let Some(sequence) = all.find(|s| s.id == id) {
+                sequence.finished = true;
+            }
+        };
+        // `extract_if` allocates nothing where nothing is cancelled.
+        for (id, active) in active.extract_if(|_, a| a.state.is_cancelled()) {
+            mark(id, queues);
+            active.finish(Finish::Cancelled, None, shared.clock.now_ns());
+        }
+    }
+
+    /// Plans and submits a step. `false`: there was nothing to submit.
+    fn submit_step(&mut self) -> bool {
+        let mut plan = self.spare.pop().unwrap_or_default();
+        self.queues.schedule(&mut self.kv, &self.limits, &mut plan);
+        if plan.is_empty() {
+            self.spare.push(plan);
+            if self.in_flight.is_empty() && !self.active.is_empty() {
+                // One full context always fits, so the oldest sequence can always go on.
+                self.fail_all(crate::error!(Internal, "the scheduler found no step although requests run"));
+            }
+            return false;
+        }
+        let now = self.shared.clock.now_ns();
+        for rows in &plan {
+            if let Some(active) = self.active.get_mut(&rows.id) {
+                active.stepped(rows.first + rows.rows, now);
+            }
+        }
+        self.fill_buffers(&plan);
+        let b = &self.buffers;
+        let step = Step {
+            tokens: &b.tokens,
+            positions: &b.positions,
+            slots: &b.slots,
+            sequences: &b.sequences,
+            block_tables: &b.block_tables,
+            wanted: &b.wanted,
+            carry: &b.carry,
+        };
+        match self.executor.submit(&step) {
+            Ok(ticket) => self.in_flight.push_back(InFlight { ticket, plan }),
+            Err(error) => self.fail_step(plan, error),
+        }
+        true
+    }
+
+    /// Turns a plan into the arrays of a [`Step`].
+    fn fill_buffers(&mut self, plan: &[PlannedRows]) {
+        let b = &mut self.buffers;
+        b.tokens.clear();
+        b.positions.clear();
+        b.slots.clear();
+        b.sequences.clear();
+        b.block_tables.clear();
+        b.wanted.clear();
+        b.carry.clear();
+        let block_tokens = self.kv.block_tokens();
+        for rows in plan {
+            let Some(sequence) = self.queues.running.iter().find(|s| s.id == rows.id) else { continue };
+            let first_row = b.tokens.len();
+            if rows.carry {
+                if let Some(from) = carried_from(&self.in_flight, rows.id) {
+                    b.carry.push(Carry { row: first_row, from: from.0, from_wanted: from.1 });
+                }
+                // A known id in the place of the one that the device will put there.
+                b.tokens.push(0);
+            } else if let Some(active) = self.active.get(&rows.id) {
+                b.tokens.extend_from_slice(&active.tokens[rows.first..rows.first + rows.rows]);
+            }
+            for position in rows.first..rows.first + rows.rows {
+                let block = sequence.blocks[position / block_tokens] as usize;
+                b.positions.push(position as u32);
+                b.slots.push((block * block_tokens + position % block_tokens) as u32);
+            }
+            let context = rows.first + rows.rows;
+            let blocks = context.div_ceil(block_tokens);
+            b.sequences.push(StepSequence {
+                first_row,
+                rows: rows.rows,
+                context,
+                first_block: b.block_tables.len(),
+                blocks,
+            });
+            b.block_tables.extend_from_slice(&sequence.blocks[..blocks]);
+            if rows.wanted {
+                let select = self.active.get(&rows.id).is_some_and(Active::device_select);
+                let want = if select { Want::Select } else { Want::Logits };
+                b.wanted.push(WantedRow { row: first_row + rows.rows - 1, want });
+            }
+        }
+    }
+
+    /// Waits for the oldest step in flight and gives its results out.
+    fn collect_step(&mut self) {
+        let Some(InFlight { ticket, plan }) = self.in_flight.pop_front() else { return };
+        let Runner { executor, active, queues, shared, .. } = self;
+        let collected = match executor.collect(ticket) {
+            Ok(collected) => collected,
+            Err(error) => return self.fail_step(plan, error),
+        };
+        let mut index = 0;
+        for rows in &plan {
+            let result = rows.wanted.then(|| {
+                index += 1;
+                collected.row(index - 1)
+            });
+            let Some(sequence) = queues.running_mut(rows.id) else { continue };
+            sequence.in_flight -= 1;
+            let (Some(row), false) = (result, sequence.finished) else { continue };
+            let Some(request) = active.get_mut(&rows.id) else { continue };
+            let taken = match row {
+                Row::Logits(logits) => request.choose(logits, shared),
+                Row::Selected(token) => Ok(request.take(token, None, shared)),
+                Row::Hidden(_) => Ok(None),
+            };
+            let (reason, error) = match taken {
+                Ok(None) => {
+                    sequence.known += 1;
+                    continue;
+                }
+                Ok(Some(reason)) => (reason, None),
+                Err(error) => (Finish::Error, Some(error)),
+            };
+            sequence.finished = true;
+            if let Some(request) = active.remove(&rows.id) {
+                request.finish(reason, error, shared.clock.now_ns());
+            }
+        }
+        self.spare.push(plan);
+    }
+
+    /// A step failed: its requests end with the error, the others go on.
+    fn fail_step(&mut self, plan: Vec<PlannedRows>, error: Error) {
+        let now = self.shared.clock.now_ns();
+        for rows in &plan {
+            if let Some(sequence) = self.queues.running_mut(rows.id) {
+                sequence.in_flight -= 1;
+                sequence.finished = true;
+            }
+            if let Some(active) = self.active.remove(&rows.id) {
+                active.finish(Finish::Error, Some(error.clone()), now);
+            }
+        }
+        self.spare.push(plan);
+    }
+
+    fn fail_all(&mut self, error: Error) {
+        let now = self.shared.clock.now_ns();
+        for sequence in self.queues.running.iter_mut().chain(&mut self.queues.waiting) {
+            sequence.finished = true;
+        }
+        for (_, active) in self.active.drain() {
+            active.finish(Finish::Error, Some(error.clone()), now);
+        }
+    }
+}
+
+/// The ticket and the index among its wanted rows under which request `id` is selected in the newest
+/// step in flight.
+fn carried_from(in_flight: &VecDeque<InFlight>, id: u64) -> Option<(Ticket, usize)> {
+    let step = in_flight.back()?;
+    let place = step.plan.iter().filter(|rows| rows.wanted).position(|rows| rows.id == id)?;
+    Some((step.ticket, place))
+}
+
+/// What a caught panic says.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}
+
+/// Starts the engine's thread.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    executor: Box<dyn Executor>,
+    kv_blocks: usize,
+) -> Result<std::thread::JoinHandle<()>> {
+    let capabilities = executor.capabilities();
+    let context_blocks = (shared.info.context as usize).div_ceil(capabilities.block_tokens);
+    if kv_blocks < context_blocks {
+        return Err(Error::new(
+            Status::NoMemory,
+            format!(
+                "{kv_blocks} KV blocks, and one full context of {} tokens needs {context_blocks}",
+                shared.info.context
+            ),
+        ));
+    }
+    let runner = Runner::new(shared, executor, kv_blocks);
+    crate::base::thread::spawn("aquila-engine", move || runner.run())
+}

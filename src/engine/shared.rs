@@ -1,0 +1,93 @@
+//! What the host's threads and the engine's thread share.
+
+use crate::base::clock::Clock;
+use crate::base::error::Result;
+use crate::base::fork::Process;
+use crate::engine::EngineInfo;
+use crate::engine::params::GenParams;
+use crate::engine::request::RequestState;
+use crate::text::{ChatTemplate, Tokenizer};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// A request on its way to the engine's thread.
+pub(crate) struct Arrival {
+    pub(crate) state: Arc<RequestState>,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) params: GenParams,
+    /// The prompt's text, to be put in front with `echo`.
+    pub(crate) echo: Option<String>,
+}
+
+/// Whether the engine takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It does.
+    Running,
+    /// A panic was caught on its thread; nothing it holds can be trusted.
+    Poisoned,
+    /// It was freed.
+    Closed,
+}
+
+/// The door between the threads. Lock order: `inbox` is never held together with a request's lock.
+pub(crate) struct Inbox {
+    pub(crate) life: Life,
+    pub(crate) arrivals: VecDeque<Arrival>,
+    /// Something happened that the engine's thread must look at (a cancel, a close).
+    pub(crate) woken: bool,
+}
+
+/// What all clones of an engine share.
+pub(crate) struct Shared {
+    pub(crate) info: EngineInfo,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) chat: Option<ChatTemplate>,
+    pub(crate) max_waiting: usize,
+    pub(crate) process: Process,
+    pub(crate) clock: Clock,
+    pub(crate) inbox: Mutex<Inbox>,
+    pub(crate) bell: Condvar,
+    /// Requests that the engine's thread took in and that wait for their first step.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Hands a request to the engine's thread, or says why not.
+    pub(crate) fn admit(&self, arrival: Arrival) -> Result<()> {
+        let mut inbox = self.inbox.lock();
+        inbox.life.check()?;
+        let waiting = inbox.arrivals.len() + self.waiting.load(Ordering::Relaxed);
+        crate::ensure!(
+            waiting < self.max_waiting,
+            Overloaded,
+            "{waiting} requests wait already, at most {} may",
+            self.max_waiting
+        );
+        inbox.arrivals.push_back(arrival);
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// Makes the engine's thread look around.
+    pub(crate) fn wake(&self) {
+        self.inbox.lock().woken = true;
+        self.bell.notify_one();
+    }
+}
+
+impl Life {
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Life::Running => Ok(()),
+            Life::Poisoned => Err(crate::error!(
+                State,
+                "an internal error ended this engine; free it and load again (the log says what failed)"
+            )),
+            Life::Closed => Err(crate::error!(Closed, "the engine was freed")),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `aquila info`: what a checkpoint is and what loading it will cost. Reads headers only.
+
+use super::args::LoadArgs;
+use super::{Outcome, console};
+use aquila::model::spec::RopeScaling;
+use aquila::open::Plan;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// A model directory (config.json and safetensors) or a GGUF file
+    model: PathBuf,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+pub fn main(args: &InfoArgs) -> Outcome {
+    // Warnings are part of the answer, so the log stays silent.
+    console::show_log(true, false);
+    let plan = aquila::open::plan(&args.model, &args.load.options())?;
+    let text =
+        if args.json { to_json(&args.model, &plan).to_string() + "\n" } else { to_text(&args.model, &plan) };
+    console::output(&text)
+}
+
+fn to_json(model: &Path, plan: &Plan) -> Value {
+    let (spec, memory) = (&plan.spec, &plan.memory);
+    let scaling = match spec.rope.scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": factor }),
+        RopeScaling::DynamicNtk { factor, trained } => {
+            json!({ "type": "dynamic", "factor": factor, "trained": trained })
+        }
+    };
+    let checkpoint: Map<String, Value> =
+        plan.checkpoint.iter().map(|(name, value)| ((*name).into(), value.as_str().into())).collect();
+    json!({
+        "model": model.to_string_lossy(),
+        "device": plan.device,
+        "decoder": {
+            "layers": spec.layers,
+            "hidden": spec.hidden,
+            "heads": spec.heads,
+            "kv_heads": spec.kv_heads,
+            "head_dim": spec.head_dim,
+            "ffn": spec.ffn,
+            "vocab": spec.vocab,
+            "norm_eps": spec.norm_eps,
+            "rope_theta": spec.rope.theta,
+            "rope_scaling": scaling,
+            "context": spec.context,
+            "score_clamp": spec.score_clamp,
+            "tied": spec.tied,
+        },
+        "parameters": plan.parameters,
+        "weight_bytes": plan.weight_bytes,
+        "checkpoint": checkpoint,
+        "context": { "tokens": plan.context.0, "limit": plan.context.1 },
+        "memory": {
+            "weights_mapped": memory.weight_bytes_mapped,
+            "weights_private": memory.weight_bytes_private,
+            "workspace": memory.workspace_bytes,
+            "kv_bytes": memory.kv_bytes(),
+            "kv_tokens": memory.kv_tokens(),
+            "kv_bytes_per_token": memory.kv_bytes_per_token,
+            "weight_bytes_per_token": memory.weight_bytes_per_token,
+            "private": memory.private_bytes(),
+            "host_available": memory.host_available,
+            "device_available": memory.device_available,
+        },
+        "fits": memory.refusal.is_none(),
+        "refusal": memory.refusal,
+        "warnings": plan.warnings,
+    })
+}
+
+fn to_text(model: &Path, plan: &Plan) -> String {
+    let (spec, memory) = (&plan.spec, &plan.memory);
+    let mut out = Lines(String::new());
+    out.line("model", model.display());
+    for (name, value) in &plan.checkpoint {
+        out.line(name, console::harmless(value));
+    }
+    out.line("parameters", console::count(plan.parameters));
+    out.line("weights", console::bytes(plan.weight_bytes));
+    out.line("layers", spec.layers);
+    out.line("hidden", format_args!("{}, feed-forward {}", spec.hidden, spec.ffn));
+    out.line(
+        "heads",
+        format_args!("{} of {}, {} for keys and values", spec.heads, spec.head_dim, spec.kv_heads),
+    );
+    out.line(
+        "vocabulary",
+        format_args!("{}{}", spec.vocab, if spec.tied { ", head tied to the embedding" } else { "" }),
+    );
+    let scaling = match spec.rope.scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear { factor } => format!(", linear scaling by {factor}"),
+        RopeScaling::DynamicNtk { factor, trained } => {
+            format!(", dynamic NTK scaling by {factor} beyond {trained} tokens")
+        }
+    };
+    out.line("rotary base", format_args!("{}{scaling}", spec.rope.theta));
+    out.line("norm epsilon", format_args!("{:e}", spec.norm_eps));
+    if let Some(clamp) = spec.score_clamp {
+        out.line("score clamp", clamp);
+    }
+    let limit = match plan.context.1 {
+        "model" => "the model's own",
+        other => other,
+    };
+    out.line("context", format_args!("{} tokens ({limit})", plan.context.0));
+    out.heading(&format!("loading on {} takes", plan.device));
+    out.line(
+        "mapped weights",
+        format_args!("{} (shared with other processes)", console::bytes(memory.weight_bytes_mapped)),
+    );
+    out.line("private weights", console::bytes(memory.weight_bytes_private));
+    out.line(
+        "KV cache",
+        format_args!(
+            "{}, {} tokens of {}",
+            console::bytes(memory.kv_bytes()),
+            memory.kv_tokens(),
+            console::bytes(memory.kv_bytes_per_token)
+        ),
+    );
+    out.line("workspace", console::bytes(memory.workspace_bytes));
+    out.line("private in all", console::bytes(memory.private_bytes()));
+    out.line("available", console::bytes(memory.host_available));
+    if memory.device_available > 0 {
+        out.line("on the device", console::bytes(memory.device_available));
+    }
+    match &memory.refusal {
+        None => out.line("fits", "yes"),
+        Some(why) => out.line("fits", format_args!("no: {why}")),
+    }
+    for warning in &plan.warnings {
+        out.line("warning", console::harmless(warning));
+    }
+    out.0
+}
+
+/// Lines of a name and a value, the values in one column.
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, name: &str, value: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{name:<16}{value}");
+    }
+    fn heading(&mut self, text: &str) {
+        let _ = writeln!(self.0, "\n{text}");
+    }
+}

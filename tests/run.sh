@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# `make test`: all checks and tests, one after another. The later ones run even if an earlier one fails.
+#
+# Tests on real models read $AQUILA_TEST_DATA, which is set here to the cache that tests/fetch/fetch.sh fills. Where
+# the package registry does not answer they are skipped, with a line at the end that says so; with CI=true that is a
+# failure.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+cargo=${CARGO:-cargo} make=${MAKE:-make}
+failed=() skipped=()
+
+phase() { # phase NAME COMMAND…
+    local name=$1 start=$SECONDS status=0
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || status=$?
+    printf '== %s: %s, %d s\n' "$name" "$([ $status = 0 ] && echo passed || echo FAILED)" $((SECONDS - start))
+    [ $status = 0 ] || failed+=("$name")
+    return $status
+}
+
+real_input() {
+    local status=0
+    AQUILA_TEST_DATA=$(tests/fetch/fetch.sh models) || status=$?
+    if [ $status = 3 ] && [ "${CI:-}" != true ]; then
+        skipped+=("tests on real models and on Aquila's vocabulary: the package registry did not answer")
+        unset AQUILA_TEST_DATA
+        return 0
+    fi
+    export AQUILA_TEST_DATA
+    return $status
+}
+
+phase "tools" tests/setup/setup.sh test || exit 1
+phase "real input" real_input
+phase "form" "$cargo" fmt --check
+phase "clippy" "$cargo" clippy --all-targets -- -D warnings
+phase "header" "$make" --no-print-directory check-header
+phase "stage" "$make" --no-print-directory stage
+phase "tests" "$cargo" test
+echo
+for line in "${skipped[@]}"; do echo "SKIPPED: $line"; done
+for line in "${failed[@]}"; do echo "FAILED: $line"; done
+[ ${#failed[@]} = 0 ] || exit 1
+echo "all passed, $SECONDS s"
