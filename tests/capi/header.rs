@@ -18,12 +18,20 @@ fn generated() -> String {
     tidied(&String::from_utf8(bytes).expect("a header is UTF-8"))
 }
 
-/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line on one line,
-/// and leaves no more than one blank line.
+/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line and the mark
+/// of a function on one line with what they belong to, and leaves no more than one blank line.
 fn tidied(header: &str) -> String {
+    const MARK: &str = "AQUILA_API";
     let mut lines: Vec<String> = Vec::new();
     let mut skipping = false;
+    let mut lead = String::new(); // what stands before the lines of a marked function
     for line in header.lines().map(str::trim_end) {
+        if line == MARK {
+            lead = format!("{MARK} ");
+            continue;
+        }
+        let line = format!("{lead}{line}");
+        lead = if lead.is_empty() || line.ends_with(';') { String::new() } else { " ".repeat(lead.len()) };
         let (text, indent) = (line.trim(), line.len() - line.trim_start().len());
         if text == "* # Safety" {
             skipping = true;
@@ -37,7 +45,7 @@ fn tidied(header: &str) -> String {
         if skipping || blank_again {
             continue;
         }
-        lines.push(line.to_owned());
+        lines.push(line.clone());
         if let [.., opens, only, _] = lines.as_slice()
             && ends
             && opens.trim() == "/**"
