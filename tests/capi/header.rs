@@ -18,8 +18,8 @@ fn generated() -> String {
     tidied(&String::from_utf8(bytes).expect("a header is UTF-8"))
 }
 
-/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line and the mark
-/// of a function on one line with what they belong to, and leaves no more than one blank line.
+/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line on one line and
+/// the mark of a function on the line of the function, and leaves no more than one blank line.
 fn tidied(header: &str) -> String {
     const MARK: &str = "AQUILA_API";
     let mut lines: Vec<String> = Vec::new();
@@ -30,7 +30,8 @@ fn tidied(header: &str) -> String {
             lead = format!("{MARK} ");
             continue;
         }
-        let line = format!("{lead}{line}");
+        let line = format!("{lead}{line}").replace("const struct aquila_", "const aquila_");
+        let line = in_parentheses(&line).unwrap_or(line);
         lead = if lead.is_empty() || line.ends_with(';') { String::new() } else { " ".repeat(lead.len()) };
         let (text, indent) = (line.trim(), line.len() - line.trim_start().len());
         if text == "* # Safety" {
@@ -56,6 +57,12 @@ fn tidied(header: &str) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// A negative constant is safe in any expression only in parentheses.
+fn in_parentheses(line: &str) -> Option<String> {
+    let (name, number) = line.strip_prefix("#define ")?.split_once(' ')?;
+    number.starts_with('-').then(|| format!("#define {name} ({number})"))
 }
 
 /// `AQUILA_WRITE_HEADER=1` writes it: that is `make header`.
