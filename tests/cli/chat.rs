@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 #[test]
 fn a_prompt_with_chat_is_one_turn_by_the_template() {
-    let model = model(|_| {});
+    let model = model(|m| m.context = 512);
     let path = text(model.path());
     let ask = |more: &[&str]| {
         let common =
@@ -23,7 +23,7 @@ fn a_prompt_with_chat_is_one_turn_by_the_template() {
 
 #[test]
 fn a_model_without_a_template_says_what_was_looked_for() {
-    let model = model(|m| m.model_type = "llama");
+    let model = model(|m| (m.model_type, m.architecture) = ("llama", "LlamaForCausalLM"));
     let output = run(&["run", text(model.path()), "--chat", "hello"]);
     expect_code(&output, 1);
     assert!(super::stderr(&output).contains("template"), "{}", super::stderr(&output));
