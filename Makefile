@@ -4,9 +4,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-# The model and the prompt of `make demo`. Empty: a small real model that is fetched, and a question to it.
+# The model and the prompt of `make demo`, and the most tokens it says. Empty: a small real model that is fetched, and
+# a question to it.
 MODEL ?=
 PROMPT ?=
+TOKENS ?= 200
 
 -include pkgconfig/install.mk
 
@@ -23,7 +25,8 @@ build: ## the library and the program, optimised, in target/release
 	$(CARGO) build --release
 
 demo: ## a C program, linked to the library, streams the answer of a small real model
-	@MODEL='$(subst ','\'',$(MODEL))' PROMPT='$(subst ','\'',$(PROMPT))' MAKE='$(MAKE)' CARGO='$(CARGO)' tests/demo/demo.sh
+	@MODEL='$(subst ','\'',$(MODEL))' PROMPT='$(subst ','\'',$(PROMPT))' TOKENS='$(TOKENS)' MAKE='$(MAKE)' CARGO='$(CARGO)' \
+		tests/demo/demo.sh
 
 test: ## sets up what the tests need and runs all of them
 	@MAKE='$(MAKE)' CARGO='$(CARGO)' tests/run.sh

@@ -5,7 +5,7 @@
 # the package registry does not answer they are skipped, with a line at the end that says so; with CI=true that is a
 # failure.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 cargo=${CARGO:-cargo} make=${MAKE:-make}
 failed=() skipped=()

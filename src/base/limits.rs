@@ -47,7 +47,9 @@ pub const STOP_BYTES_MAX: usize = 4096;
 pub const THREADS_MAX: usize = 256;
 /// Largest prompt text in bytes.
 pub const PROMPT_BYTES_MAX: usize = 256 << 20;
-/// Instructions a chat template may take before it is ended.
-pub const TEMPLATE_FUEL: u64 = 10_000_000;
+/// Instructions a chat template may take before it is ended: a thousand messages take some 100,000.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Longest chat template: the published ones stay below 32 KiB.
+pub const TEMPLATE_SOURCE_MAX: usize = 256 << 10;
 /// Longest text a chat template may render.
 pub const TEMPLATE_BYTES_MAX: usize = 64 << 20;

@@ -17,13 +17,12 @@ struct Index {
 
 /// Reads the index of `dir` and the headers of all shards that it names, in the order of their names.
 ///
-/// A shard's name is the plain name of a file beside the index (which may be a symbolic link). A shard
-/// that is missing, a tensor that is not in its shard, and one that is in two are `Format`. Tensors
-/// that the index does not name are kept.
+/// A shard that is missing and a tensor that is not in its shard are `Format`. Tensors that the index
+/// does not name are kept. `metadata.total_size` is not looked at: writers disagree about it, and the
+/// shards' own headers are checked to the byte.
 pub fn read(dir: &Path, index_name: &str) -> Result<Vec<(SourceFile, Named)>> {
     let file = SourceFile::open(&dir.join(index_name))?;
-    let Index { weight_map: Entries(map) } = json::read(&file, limits::INDEX_BYTES_MAX)?;
-    crate::ensure!(!map.is_empty(), Format, "{index_name}: weight_map names no tensor");
+    let map = parse(index_name, &file.read_all(limits::INDEX_BYTES_MAX)?)?;
     let mut shards: Vec<&str> = map.iter().map(|(_, shard)| shard.as_str()).collect();
     shards.sort_unstable();
     shards.dedup();
@@ -36,7 +35,6 @@ pub fn read(dir: &Path, index_name: &str) -> Result<Vec<(SourceFile, Named)>> {
     );
     let mut parts = Vec::with_capacity(shards.len());
     for shard in shards {
-        check_name(index_name, shard)?;
         let source = SourceFile::open(&dir.join(shard)).map_err(|mut error| {
             if error.status == Status::NotFound {
                 error.status = Status::Format;
@@ -49,6 +47,17 @@ pub fn read(dir: &Path, index_name: &str) -> Result<Vec<(SourceFile, Named)>> {
     }
     check_places(index_name, &map, &parts)?;
     Ok(parts)
+}
+
+/// The pairs of tensor and shard in the text of an index. A shard's name is the plain name of a file
+/// beside the index (which may be a symbolic link); no tensor stands twice.
+pub fn parse(name: &str, text: &[u8]) -> Result<Vec<(String, String)>> {
+    let Index { weight_map: Entries(map) } = json::parse(name, text)?;
+    crate::ensure!(!map.is_empty(), Format, "{name}: weight_map names no tensor");
+    for (_, shard) in &map {
+        check_name(name, shard)?;
+    }
+    Ok(map)
 }
 
 /// A shard must stand in the directory of the index: no path leads out of it.

@@ -1,7 +1,6 @@
 //! JSON from outside: bounded in length and depth, duplicate keys refused, errors with the place.
 
 use crate::base::error::{Error, Result};
-use crate::loading::file::SourceFile;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::HashSet;
 use std::fmt;
@@ -36,11 +35,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
         }
         deserializer.deserialize_map(Reader(PhantomData))
     }
-}
-
-/// Reads a file of at most `most` bytes as JSON of the form `T`.
-pub fn read<T: for<'de> Deserialize<'de>>(file: &SourceFile, most: u64) -> Result<T> {
-    parse(&file.name(), &file.read_all(most)?)
 }
 
 /// Reads `text` as JSON of the form `T`. `Format` naming `name`, line and column, and what stands

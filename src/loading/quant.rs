@@ -127,10 +127,11 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// The 2-bit part of element `e` in K types that pack four planes: each 32 bytes hold 128 elements,
-/// 32 in each pair of bits.
-fn two_bits(codes: &[u8], e: usize) -> u8 {
-    codes[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3
+/// The 16 bytes that hold, in bits `2 · plane` and up, the 2-bit codes of a group of 16: each 32 bytes
+/// hold 128 elements in four planes of 32. Returns the bytes and the shift.
+fn two_bits(codes: &[u8], group: usize) -> (&[u8], usize) {
+    let (half, plane, start) = (group / 8, group % 8 / 2, group % 2 * 16);
+    (&codes[half * 32 + start..][..16], plane * 2)
 }
 
 /// 16 bytes (scale in the low nibble, minimum in the high one), 64 bytes of 2-bit codes, `d`, `dmin`.
@@ -140,13 +141,15 @@ fn q2_k(block: &[u8; 84], out: &mut [f32; K]) {
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(scales[group] & 15);
         let minimum = d_min * f32::from(scales[group] >> 4);
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = scale * f32::from(two_bits(codes, group * 16 + i)) - minimum;
+        let (codes, shift) = two_bits(codes, group);
+        for (o, code) in out.iter_mut().zip(codes) {
+            *o = scale * f32::from(code >> shift & 3) - minimum;
         }
     }
 }
 
-/// 32 bytes of third bits, 64 bytes of 2-bit codes, 12 bytes of 16 six-bit scales, `d`.
+/// 32 bytes of third bits (bit g of byte i: element i of the g-th 32), 64 bytes of 2-bit codes, 12 bytes
+/// of 16 six-bit scales, `d`.
 fn q3_k(block: &[u8; 110], out: &mut [f32; K]) {
     let (high, codes, packed, d) = (&block[..32], &block[32..96], &block[96..108], half(block, 108));
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -154,10 +157,11 @@ fn q3_k(block: &[u8; 110], out: &mut [f32; K]) {
         let low = packed[group % 8] >> (group / 8 * 4) & 15;
         let upper = packed[8 + group % 4] >> (group / 4 * 2) & 3;
         let scale = d * (i32::from(low | upper << 4) - 32) as f32;
-        for (i, o) in out.iter_mut().enumerate() {
-            let e = group * 16 + i;
-            let third = high[e % 32] >> (e / 32) & 1;
-            *o = scale * (i32::from(two_bits(codes, e)) - if third == 1 { 0 } else { 4 }) as f32;
+        let (codes, shift) = two_bits(codes, group);
+        let high = &high[group % 2 * 16..][..16];
+        for ((o, code), high) in out.iter_mut().zip(codes).zip(high) {
+            let third = high >> (group / 2) & 1;
+            *o = scale * (i32::from(code >> shift & 3 | third << 2) - 4) as f32;
         }
     }
 }
@@ -206,11 +210,11 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; K]) {
     let (low, upper, scales, d) = (&block[..128], &block[128..192], &block[192..208], half(block, 208));
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(scales[group] as i8);
-        for (i, o) in out.iter_mut().enumerate() {
-            let e = group * 16 + i;
-            // Each 64 low bytes hold 128 elements: 64 in the low nibbles, then 64 in the high ones.
-            let nibble = low[e / 128 * 64 + e % 64] >> (e % 128 / 64 * 4) & 15;
-            let code = nibble | two_bits(upper, e) << 4;
+        // Each 64 low bytes hold 128 elements: 64 in the low nibbles, then 64 in the high ones.
+        let (low, low_shift) = (&low[group / 8 * 64 + group % 4 * 16..][..16], group % 8 / 4 * 4);
+        let (upper, shift) = two_bits(upper, group);
+        for ((o, low), upper) in out.iter_mut().zip(low).zip(upper) {
+            let code = low >> low_shift & 15 | (upper >> shift & 3) << 4;
             *o = scale * (i32::from(code) - 32) as f32;
         }
     }

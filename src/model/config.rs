@@ -101,7 +101,7 @@ pub fn parse(name: &str, text: &[u8]) -> Result<ModelConfig> {
         tied: false,
     };
     read_rope(&fields, &mut spec)?;
-    check_heads(name, &spec, "num_attention_heads", "num_key_value_heads")?;
+    check_heads(name, &spec, ["num_attention_heads", "num_key_value_heads", "head_dim"])?;
     let mut ids = TokenIds::default();
     ids.add(&fields.ids("bos_token_id", &mut warnings)?, &fields.ids("eos_token_id", &mut warnings)?);
     warn_of_unknown_keys(&fields, &mut warnings);
@@ -199,8 +199,10 @@ pub(super) fn derived_head_dim(
     Ok(hidden / heads)
 }
 
-/// The rules that tie the numbers of heads together.
-pub(super) fn check_heads(place: &str, spec: &DecoderSpec, heads_key: &str, kv_key: &str) -> Result<()> {
+/// The rules that tie the numbers of heads together. `keys` are those of the query heads, the key and
+/// value heads, and the width of a head.
+pub(super) fn check_heads(place: &str, spec: &DecoderSpec, keys: [&str; 3]) -> Result<()> {
+    let [heads_key, kv_key, width_key] = keys;
     let DecoderSpec { heads, kv_heads, head_dim, .. } = *spec;
     crate::ensure!(
         heads % kv_heads == 0,
@@ -210,7 +212,7 @@ pub(super) fn check_heads(place: &str, spec: &DecoderSpec, heads_key: &str, kv_k
     crate::ensure!(
         head_dim % 2 == 0 && (2..=HEAD_DIM_MAX as usize).contains(&head_dim),
         Format,
-        "{place}: width of a head: expected an even number from 2 to {HEAD_DIM_MAX}, found {head_dim}"
+        "{place}: {width_key}: expected an even number from 2 to {HEAD_DIM_MAX}, found {head_dim}"
     );
     crate::ensure!(
         spec.q_width() <= WIDTH_MAX as usize,

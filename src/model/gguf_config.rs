@@ -55,7 +55,11 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
         score_clamp: None, // the format has no key for it
         tied: false,
     };
-    check_heads(place, &spec, "llama.attention.head_count", "llama.attention.head_count_kv")?;
+    check_heads(
+        place,
+        &spec,
+        ["llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length"],
+    )?;
     let mut ids = TokenIds::default();
     let id = |key: &str| gguf.uint(key).map(|id| id.and_then(|n| u32::try_from(n).ok()));
     let eos = [id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.eot_token_id")?];

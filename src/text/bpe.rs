@@ -9,6 +9,7 @@
 use crate::base::error::{Error, Result, Status};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Vocab};
 
@@ -33,7 +34,7 @@ pub struct BpeParts<'a> {
 pub struct Bpe {
     model: BPE,
     /// Pair of ids → rank and merged id.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: HashMap<(u32, u32), (u32, u32), BuildHasherDefault<PairHasher>>,
     ignore_merges: bool,
     /// Long words fall back on the crate where unknown characters make tokens of their own.
     has_unk: bool,
@@ -43,7 +44,7 @@ impl Bpe {
     /// Builds the model. `Format` where the crate refuses what the caller's checks let pass.
     pub fn new(parts: BpeParts<'_>) -> Result<Bpe> {
         let vocab: Vocab = parts.vocab.iter().cloned().collect();
-        let mut merges = HashMap::with_capacity(parts.merges.len());
+        let mut merges = HashMap::with_capacity_and_hasher(parts.merges.len(), Default::default());
         let (mut product, unknown) = (String::new(), || crate::error!(Format, "a merge of unknown tokens"));
         for (rank, (left, right)) in parts.merges.iter().enumerate() {
             product.clear();
@@ -89,10 +90,10 @@ impl Bpe {
             return Ok(());
         }
         let mut symbols = self.symbols(word)?;
-        let mut queue = BinaryHeap::new();
-        for at in 0..symbols.len() as u32 {
-            self.offer(&symbols, at, &mut queue)?;
-        }
+        let mut queue = Vec::new();
+        reserve(&mut queue, symbols.len())?;
+        queue.extend((0..symbols.len() as u32).filter_map(|at| self.entry(&symbols, at)));
+        let mut queue = BinaryHeap::from(queue);
         while let Some(Reverse((_, at, merged))) = queue.pop() {
             let next = symbols[at as usize].next;
             if symbols[at as usize].id == GONE || next == END {
@@ -145,21 +146,39 @@ impl Bpe {
     }
 
     /// Queues the pair that starts at `at`, if it merges.
-    fn offer(
-        &self,
-        symbols: &[Symbol],
-        at: u32,
-        queue: &mut BinaryHeap<Reverse<(u32, u32, u32)>>,
-    ) -> Result<()> {
-        let symbol = symbols[at as usize];
-        if symbol.next == END {
-            return Ok(());
-        }
-        if let Some(&(rank, merged)) = self.merges.get(&(symbol.id, symbols[symbol.next as usize].id)) {
+    fn offer(&self, symbols: &[Symbol], at: u32, queue: &mut BinaryHeap<Entry>) -> Result<()> {
+        if let Some(entry) = self.entry(symbols, at) {
             queue.try_reserve(1).map_err(|_| no_memory(queue.len()))?;
-            queue.push(Reverse((rank, at, merged)));
+            queue.push(entry);
         }
         Ok(())
+    }
+
+    fn entry(&self, symbols: &[Symbol], at: u32) -> Option<Entry> {
+        let symbol = symbols.get(at as usize)?;
+        let next = symbols.get(symbol.next as usize)?;
+        self.merges.get(&(symbol.id, next.id)).map(|&(rank, merged)| Reverse((rank, at, merged)))
+    }
+}
+
+/// Rank, place and product of a pair that may merge; the least comes first.
+type Entry = Reverse<(u32, u32, u32)>;
+
+/// A hash for pairs of ids. The ids come from the model's own file, so nobody gains from collisions,
+/// and merging a long word is mostly lookups.
+#[derive(Default)]
+struct PairHasher(u64);
+
+impl Hasher for PairHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(u32::from(byte)));
+    }
+    fn write_u32(&mut self, id: u32) {
+        // An odd constant spreads the bits upward, the rotation brings them down again.
+        self.0 = (self.0.rotate_left(26) ^ u64::from(id)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
     }
 }
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# `make demo`: from a fresh clone to a C program that streams a model's answer. See the Makefile for MODEL and PROMPT.
+# `make demo`: from a fresh clone to a C program that streams a model's answer. See the Makefile for MODEL,
+# PROMPT and TOKENS.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 say() { printf '\n== %s\n' "$*"; }
-readonly OUT=target/demo
+readonly OUT=target/demo QUESTION="Give me three tips for a good night's sleep."
 model=${MODEL:-} prompt=${PROMPT:-}
 
 say "tools"
@@ -18,7 +19,7 @@ if [ -z "$model" ]; then
     case $status in
         0)
             model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
-            question=${prompt:-Give me three tips for a good night's sleep.}
+            question=${prompt:-$QUESTION}
             prompt="<|im_start|>user
 $question<|im_end|>
 <|im_start|>assistant
@@ -44,7 +45,7 @@ say "library"
 
 say "a C program against it: examples-c/stream.c"
 stage=$PWD/target/stage
-# The stage's own pkgconfig directory, wherever its libdir is.
+# The pkgconfig directory of the stage, wherever its libdir is.
 pc=$(dirname "$(find "$stage" -name aquila.pc | head -n 1)")
 read -ra flags < <(PKG_CONFIG_PATH=$pc pkg-config --cflags --libs aquila)
 libdir=$(PKG_CONFIG_PATH=$pc pkg-config --variable=libdir aquila)
@@ -52,6 +53,6 @@ gcc -O2 -Wall -o "$OUT/stream" examples-c/stream.c "${flags[@]}" "-Wl,-rpath,$li
 echo "gcc examples-c/stream.c \$(pkg-config --cflags --libs aquila)"
 
 say "$question"
-"$OUT/stream" "$model" "$prompt"
+"$OUT/stream" "$model" "$prompt" "${TOKENS:-200}"
 echo
 [ -z "${nonsense:-}" ] || echo "(Random weights: this text means nothing. With a network, make demo answers.)"

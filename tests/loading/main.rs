@@ -1,10 +1,17 @@
-//! Checkpoints as a whole: what is written is what is read.
+//! Checkpoints as a whole: what is written is what is read, in every format.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+use aquila::base::dtype::DType;
+use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};
+use aquila::model::weights::Role;
+use aquila::model::{Checkpoint, TokenizerSource};
 use safetensors::SafeTensors;
-use support::{TempDir, TinyModel, tokenizer};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use support::{TempDir, TinyModel, TinyTokenizer, TinyType, tokenizer};
 
 /// The makers are themselves checked against the crates of the formats.
 #[test]
@@ -23,4 +30,189 @@ fn the_small_models_are_valid() {
     assert_eq!(tokens.get_vocab_size(true), tokenizer::VOCAB);
     let ids = tokens.encode("hello world 你好</s>", false).unwrap();
     assert_eq!(ids.get_ids(), [260, 265, 221, 272, tokenizer::EOS as u32]);
+}
+
+/// Every weight of the checkpoint has exactly the values that were written.
+fn assert_same(model: &TinyModel, checkpoint: &Checkpoint) {
+    let written: HashMap<String, Vec<f32>> =
+        model.tensors().into_iter().map(|t| (t.name, t.values)).collect();
+    let mut seen = 0;
+    let mut compare = |layer: usize, role: Role| {
+        let name = Naming::HuggingFace.tensor(layer, role);
+        let Some(weight) = checkpoint.weights.get(layer, role) else {
+            assert!(!written.contains_key(&name), "{name} was not read");
+            return;
+        };
+        let mut values = vec![0.0; weight.rows * weight.cols];
+        for (row, out) in values.chunks_mut(weight.cols).enumerate() {
+            weight.row_f32(row, out);
+        }
+        assert!(values == written[&name], "{name} differs");
+        seen += 1;
+    };
+    for role in [Role::Embedding, Role::FinalNorm, Role::Head] {
+        compare(0, role);
+    }
+    for layer in 0..model.layers {
+        for role in LAYER_ROLES.into_iter().chain(BIAS_ROLES) {
+            compare(layer, role);
+        }
+    }
+    assert_eq!(seen, written.len());
+}
+
+fn assert_spec(model: &TinyModel, checkpoint: &Checkpoint) {
+    let spec = &checkpoint.spec;
+    assert_eq!((spec.layers, spec.hidden, spec.heads), (model.layers, model.hidden, model.heads));
+    assert_eq!((spec.kv_heads, spec.head_dim, spec.ffn), (model.kv_heads, model.head_dim, model.ffn));
+    assert_eq!((spec.vocab, spec.context, spec.tied), (model.vocab, model.context, model.tied));
+    assert_eq!((spec.norm_eps, spec.rope.theta), (model.eps as f32, model.theta as f32));
+    if !model.biases {
+        assert_eq!(checkpoint.parameters(), spec.parameters());
+    }
+}
+
+#[test]
+fn every_format_gives_the_same_weights() {
+    let variants = [
+        TinyModel::default(),
+        TinyModel { dtype: TinyType::F16, tied: true, head_dim: 32, kv_heads: 1, ..TinyModel::default() },
+        TinyModel { dtype: TinyType::Bf16, biases: true, heads: 3, kv_heads: 3, ..TinyModel::default() },
+        TinyModel { theta: 500000.0, eps: 1e-5, vocab: 300, layers: 3, ..TinyModel::default() },
+    ];
+    for (number, model) in variants.into_iter().enumerate() {
+        for shards in [1, 3] {
+            let dir = TempDir::new();
+            let model = TinyModel { shards, seed: number as u64, ..model.clone() };
+            model.write_dir(dir.path());
+            for no_mmap in [false, true] {
+                let checkpoint = Checkpoint::open(dir.path(), no_mmap).unwrap();
+                assert_spec(&model, &checkpoint);
+                assert_same(&model, &checkpoint);
+                assert_eq!(checkpoint.warnings, Vec::<String>::new());
+                let embedding = checkpoint.weights.get(0, Role::Embedding).unwrap();
+                assert_eq!(embedding.pieces[0].bytes.is_mapped(), !no_mmap);
+            }
+        }
+        let dir = TempDir::new();
+        let path = dir.join("tiny.gguf");
+        // The format stores vectors as f32, so they are compared before they are rounded.
+        let model = TinyModel { dtype: TinyType::F32, ..model };
+        model.write_gguf(&path);
+        for place in [path.as_path(), dir.path()] {
+            let checkpoint = Checkpoint::open(place, false).unwrap();
+            assert_spec(&model, &checkpoint);
+            assert_same(&model, &checkpoint);
+            assert_eq!(checkpoint.warnings, Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn files_stay_usable_after_the_checkpoint_and_the_directory_are_gone() {
+    let dir = TempDir::new();
+    TinyModel::default().write_dir(dir.path());
+    let weights = Checkpoint::open(dir.path(), false).unwrap().weights;
+    drop(dir);
+    let mut row = [0.0; 64];
+    weights.need(0, Role::Embedding).unwrap().row_f32(3, &mut row);
+    assert!(row.iter().any(|&x| x != 0.0));
+}
+
+/// The Ascend guide makes its directories with `cp -s`: every file a symbolic link.
+#[test]
+fn links_and_a_single_file_are_followed() {
+    let (real, linked) = (TempDir::new(), TempDir::new());
+    let model = TinyModel { tokenizer: TinyTokenizer::VocabMerges, ..TinyModel::default() };
+    model.write_dir(real.path());
+    for entry in std::fs::read_dir(real.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), linked.path().join(entry.file_name())).unwrap();
+    }
+    for path in [linked.path().to_path_buf(), linked.join("model.safetensors")] {
+        let checkpoint = Checkpoint::open(&path, false).unwrap();
+        assert_same(&model, &checkpoint);
+        let TokenizerSource::Files(files) = &checkpoint.tokenizer else { panic!("files") };
+        assert_eq!(files.kind(), Some("vocab.json and merges.txt"));
+        assert_eq!(checkpoint.ids.eos, [tokenizer::EOS as u32]);
+        assert_eq!(checkpoint.ids.bos, Some(tokenizer::CLS as u32));
+    }
+}
+
+#[test]
+fn buffers_and_extra_tensors_are_left_alone() {
+    let dir = TempDir::new();
+    let model = TinyModel::default();
+    model.write_dir(dir.path());
+    let path = dir.join("model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let header_end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(file[8..header_end].to_vec()).unwrap();
+    let data = &file[header_end..];
+    let (a, b) = (data.len(), data.len() + 32);
+    let extra = format!(
+        ",\"model.layers.0.self_attn.rotary_emb.inv_freq\":{{\"dtype\":\"I64\",\"shape\":[4],\
+         \"data_offsets\":[{a},{b}]}},\"odd\":{{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[{b},{}]}}}}",
+        b + 8
+    );
+    let header = format!("{}{extra}", header.trim_end().strip_suffix('}').unwrap());
+    let data = [data, &[0; 40]].concat();
+    std::fs::write(&path, support::formats::safetensors_with(&header, &data)).unwrap();
+    let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
+    assert_same(&model, &checkpoint);
+    assert_eq!(checkpoint.warnings.len(), 1, "{:?}", checkpoint.warnings);
+    assert!(checkpoint.warnings[0].contains("1 tensors are not used, the first is odd"));
+}
+
+#[test]
+fn quantised_weights_are_read_in_place() {
+    let dir = TempDir::new();
+    let model = TinyModel { tokenizer: TinyTokenizer::None, ..TinyModel::default() };
+    let mut gguf = model.gguf();
+    for tensor in &mut gguf.tensors {
+        if tensor.name.contains("attn_q.weight") || tensor.name == "token_embd.weight" {
+            tensor.kind = 8; // q8_0: a scale of 2 and the codes 0 to 31 in every block
+            let block: Vec<u8> = half::f16::from_f32(2.0).to_le_bytes().into_iter().chain(0..32).collect();
+            tensor.data = block.repeat(tensor.shape.iter().product::<usize>() / 32);
+        }
+    }
+    std::fs::write(dir.join("tiny.gguf"), gguf.bytes()).unwrap();
+    let checkpoint = Checkpoint::open(&dir.join("tiny.gguf"), false).unwrap();
+    let query = checkpoint.weights.need(1, Role::Query).unwrap();
+    assert_eq!(query.dtype(), Some(DType::Q8_0));
+    let mut row = [0.0; 64];
+    query.row_f32(5, &mut row);
+    assert_eq!((row[0], row[1], row[31], row[32]), (0.0, 2.0, 62.0, 0.0));
+    let types = &checkpoint.facts.iter().find(|(name, _)| *name == "weights").unwrap().1;
+    assert_eq!(types, "18 f32, 3 q8_0");
+}
+
+#[test]
+fn the_scan_names_the_first_number_that_is_none() {
+    let dir = TempDir::new();
+    TinyModel { tied: true, ..TinyModel::default() }.write_dir(dir.path());
+    let path = dir.join("model.safetensors");
+    let open = |path: &Path| Checkpoint::open(path, false).unwrap();
+    open(&path).scan_finite(|_, _| ControlFlow::Continue(())).unwrap();
+    let stopped = open(&path).scan_finite(|_, _| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(stopped.status, aquila::Status::Cancelled);
+    let mut file = std::fs::read(&path).unwrap();
+    let data = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    file[data + (3 * 64 + 5) * 4..][..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    std::fs::write(&path, file).unwrap();
+    let error = open(&path).scan_finite(|_, _| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.status, aquila::Status::Format);
+    let expected = "model.safetensors: tensor model.embed_tokens.weight: element [3, 5]";
+    assert!(error.message.starts_with(expected) && error.message.contains("-inf"), "{error}");
+}
+
+#[test]
+fn a_tokenizer_with_more_ids_than_rows_is_refused() {
+    let dir = TempDir::new();
+    TinyModel::default().write_dir(dir.path());
+    let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
+    checkpoint.check_vocab(288).unwrap();
+    let error = checkpoint.check_vocab(289).unwrap_err();
+    assert!(error.message.contains("model.safetensors: tensor model.embed_tokens.weight"), "{error}");
+    assert!(error.message.contains("289 ids, found 288"), "{error}");
 }

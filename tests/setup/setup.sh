@@ -48,7 +48,8 @@ case ${1:-} in
 esac
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-line="apt-get install -y --no-install-recommends ${missing[*]}"
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+line=${install[*]}
 if ! has apt-get; then
     say "missing, by their Debian names: ${missing[*]}"
     exit 1
@@ -62,7 +63,6 @@ else
     say "missing; please run: sudo apt-get update && sudo $line"
     exit 1
 fi
-export DEBIAN_FRONTEND=noninteractive
 # The lists of a fresh machine are empty or old; that the update fails is no matter where the packages are known.
 "${as_root[@]}" apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" >&2

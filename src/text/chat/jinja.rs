@@ -13,8 +13,26 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::Formatter;
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Stack for parsing a template, and more for each of its bytes: a chain such as `-----1` or `x.a.a.a`
+/// makes the parser's tree as deep as it is long, and some 400 bytes of stack were measured for a level.
+const PARSE_STACK: usize = 1 << 20;
+const PARSE_STACK_PER_BYTE: usize = 1 << 10;
+/// Stack for rendering: a value nested by a loop is dropped level by level, some 200 bytes each, and a
+/// level costs six instructions at least. Only what is touched becomes memory.
+const RENDER_STACK: usize = (1 << 20) + limits::TEMPLATE_FUEL as usize / 6 * 256;
+
+/// Runs on a thread of its own with the stack that hostile input may need, whatever the caller has.
+/// A panic becomes `Format`, a refused thread `Io`.
+fn on_own_stack<T: Send>(bytes: usize, run: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("aquila-template".into()).stack_size(bytes);
+        let thread = thread.spawn_scoped(scope, run);
+        let thread = thread.map_err(|cause| crate::error!(Io, "chat template: no thread: {cause}"))?;
+        thread.join().map_err(|_| crate::error!(Format, "chat template: failed inside"))
+    })
+}
 
 /// How deep blocks and macros may nest while rendering: real templates stay below 20, and a thread of a
 /// host may have a stack of 128 KiB.
@@ -46,13 +64,12 @@ impl Template {
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
+        let (bytes, most) = (source.len(), limits::TEMPLATE_SOURCE_MAX);
+        crate::ensure!(bytes <= most, Format, "chat template: {bytes} bytes, expected at most {most}");
         let source = plain_generation_tags(source);
-        let parsed = catch_unwind(AssertUnwindSafe(|| environment.add_template_owned(NAME, source)));
-        match parsed {
-            Ok(Ok(())) => {}
-            Ok(Err(cause)) => return Err(template_error(&cause)),
-            Err(_) => crate::bail!(Format, "chat template: cannot be parsed"),
-        }
+        let stack = PARSE_STACK + bytes * PARSE_STACK_PER_BYTE;
+        let parsed = on_own_stack(stack, || environment.add_template_owned(NAME, source))?;
+        parsed.map_err(|cause| template_error(&cause))?;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned());
         let specials = tokenizer.special_texts().to_vec();
@@ -78,18 +95,14 @@ impl Template {
         for (name, text) in [("bos_token", &self.bos), ("eos_token", &self.eos)] {
             context.extend(text.as_ref().map(|text| (name, JinjaValue::from(text.as_str()))));
         }
-        let mut output = Bounded(Vec::new());
-        let rendered = catch_unwind(AssertUnwindSafe(|| {
-            let context: JinjaValue = context.into_iter().collect();
-            self.environment.get_template(NAME)?.render_captured_to(context, &mut output).map(|_| ())
-        }));
-        match rendered {
-            Ok(Ok(())) => {}
-            Ok(Err(cause)) => return Err(template_error(&cause)),
-            Err(_) => crate::bail!(Format, "chat template: rendering failed inside"),
-        }
-        let text =
-            String::from_utf8(output.0).map_err(|_| crate::error!(Format, "chat template: no UTF-8"))?;
+        let run = || {
+            let mut output = Bounded(Vec::new());
+            let context = JinjaValue::from_pairs(context);
+            self.environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
+            Ok(output.0)
+        };
+        let bytes = on_own_stack(RENDER_STACK, run)?.map_err(|cause| template_error(&cause))?;
+        let text = String::from_utf8(bytes).map_err(|_| crate::error!(Format, "chat template: no UTF-8"))?;
         Ok(marks.take(text))
     }
 }

@@ -1,9 +1,43 @@
 //! Attention of some query rows of one sequence over its blocks of the KV cache.
+//!
+//! **One arithmetic.** For a query, keys are taken in tiles of [`TILE_KEYS`] at fixed positions of the
+//! sequence. A score is one chain of fused multiplications along the head, in the lane of its key.
+//! Softmax runs online: a tile's largest score raises the running maximum m, what was summed so far is
+//! scaled by e^(m_old − m_new), and the tile's weights e^(score − m) and weighted values are added in
+//! the order of the keys. None of this depends on the other queries of a call.
+//!
+//! ```text
+//! for each group of up to 4 queries (rows, and heads that share the KV head)
+//!   for each 64 keys up to the last query's own
+//!     scores      4 queries × 16 keys in registers, along the head     K is loaded once for 4
+//!     softmax     each query, masked beyond its own position
+//!     values      4 queries × 16 elements in registers, along the keys V is loaded once for 4
+//! ```
+//!
+//! A single query (decoding without shared heads) takes 64 keys, and 64 elements, at once instead,
+//! for as many independent chains. Keys beyond a query's own position may be later tokens or whatever
+//! bits an unused slot holds: their scores are overwritten before use, and their values are not read
+//! for that query, since even 0 × NaN would leak.
 
 use crate::backend::cpu::isa::Level;
+use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32, Stored};
 use crate::backend::cpu::kernels::kv::BLOCK_TOKENS;
+use crate::backend::cpu::kernels::simd::{self, Isa, Operation};
 use crate::backend::cpu::kernels::{Element, KvLayout, Scratch};
 use std::ops::Range;
+
+mod scores;
+mod softmax;
+#[cfg(test)]
+mod tests;
+mod values;
+
+/// Keys of one step of the online softmax. It is part of the arithmetic.
+const TILE_KEYS: usize = 64;
+/// Blocks of the cache in a tile.
+const TILE_BLOCKS: usize = TILE_KEYS / BLOCK_TOKENS;
+/// Queries that share loaded keys and values.
+const QUERIES: usize = 4;
 
 /// Attention of one sequence in one layer. The keys and values of its own rows must have been stored
 /// before.
@@ -35,7 +69,7 @@ pub struct Attention<'a> {
 
 /// Elements of the attention scratch.
 pub(super) const fn scratch_len(head_dim: usize) -> usize {
-    8 * (head_dim + 16)
+    QUERIES * head_dim.next_multiple_of(16)
 }
 
 /// Runs attention at `level`.
@@ -43,51 +77,153 @@ pub(super) const fn scratch_len(head_dim: usize) -> usize {
 /// # Safety
 /// As `Kernels::attend`.
 pub(super) unsafe fn run(
-    _level: Level,
-    a: &Attention<'_>,
+    level: Level,
+    attention: &Attention<'_>,
     rows: Range<usize>,
     kv_head: usize,
-    _scratch: &mut Scratch,
+    scratch: &mut Scratch,
 ) {
-    let (d, group) = (a.layout.head_dim, a.heads / a.layout.kv_heads);
-    // SAFETY: the caller vouches for the cache, the queries and the output.
-    let get = |offset: usize| unsafe {
-        match a.layout.element {
-            Element::F32 => a.cache.add(offset).cast::<f32>().read_unaligned(),
-            Element::F16 => half::f16::from_bits(a.cache.add(offset).cast::<u16>().read_unaligned()).to_f32(),
-            Element::Bf16 => {
-                half::bf16::from_bits(a.cache.add(offset).cast::<u16>().read_unaligned()).to_f32()
-            }
-        }
-    };
-    let size = a.layout.element.bytes();
-    for row in rows {
-        for head in kv_head * group..(kv_head + 1) * group {
-            // SAFETY: as above.
-            let q = unsafe { std::slice::from_raw_parts(a.q.add(row * a.q_stride + head * d), d) };
-            let mut scores: Vec<f32> = (0..=a.past + row)
-                .map(|j| {
-                    let at = a.layout.key_offset(a.blocks[j / BLOCK_TOKENS] as usize, kv_head);
-                    let key = |i: usize| get(at + (i * BLOCK_TOKENS + j % BLOCK_TOKENS) * size);
-                    let s = q.iter().enumerate().map(|(i, q)| q * key(i)).sum::<f32>() * a.scale;
-                    a.clamp.map_or(s, |c| s.clamp(-c, c))
-                })
-                .collect();
-            let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
-            scores.iter_mut().for_each(|s| *s = (*s - max).exp());
-            let sum: f32 = scores.iter().sum();
-            for i in 0..d {
-                let acc: f32 = scores
-                    .iter()
-                    .enumerate()
-                    .map(|(j, p)| {
-                        let at = a.layout.value_offset(a.blocks[j / BLOCK_TOKENS] as usize, kv_head);
-                        p * get(at + (j % BLOCK_TOKENS * d + i) * size)
-                    })
-                    .sum();
-                // SAFETY: as above.
-                unsafe { *a.out.add(row * a.out_stride + head * d + i) = acc / sum };
+    let layout = &attention.layout;
+    let room = scratch.attention.len() >= scratch_len(layout.head_dim);
+    let keys = attention.past + rows.end;
+    let cached = keys <= attention.blocks.len() * BLOCK_TOKENS;
+    debug_assert!(room && cached, "the scratch or the block table is too short");
+    if room && cached && kv_head < layout.kv_heads && !rows.is_empty() {
+        let acc = scratch.attention.as_mut_ptr();
+        simd::dispatch(level, OneHead { attention, rows, kv_head, acc });
+    }
+}
+
+/// All queries of some rows that share a KV head. Made by `run`, whose caller vouches for the pointers.
+struct OneHead<'a> {
+    attention: &'a Attention<'a>,
+    rows: Range<usize>,
+    kv_head: usize,
+    /// `[QUERIES, head_dim]`, rows padded to whole vectors.
+    acc: *mut f32,
+}
+
+impl Operation for OneHead<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        // SAFETY: the caller of `Kernels::attend` vouches for the pointers.
+        unsafe {
+            match self.attention.layout.element {
+                Element::F32 => self.all_queries::<I, AsF32>(isa),
+                Element::F16 => self.all_queries::<I, AsF16>(isa),
+                Element::Bf16 => self.all_queries::<I, AsBf16>(isa),
             }
         }
     }
+}
+
+/// One query: where it is read, where its result goes, and how many keys it attends to.
+#[derive(Clone, Copy)]
+struct Query {
+    q: *const f32,
+    out: *mut f32,
+    keys: usize,
+}
+
+impl OneHead<'_> {
+    /// # Safety
+    /// As `Kernels::attend`.
+    #[inline(always)]
+    unsafe fn all_queries<I: Isa, S: Stored>(&self, isa: I) {
+        let group = self.attention.heads / self.attention.layout.kv_heads;
+        let count = self.rows.len() * group;
+        let mut index = 0;
+        while index < count {
+            let taken = (count - index).min(QUERIES);
+            // SAFETY: the queries exist; the caller's promise for their memory.
+            unsafe {
+                if taken == 1 {
+                    self.some_queries::<I, S, 1>(isa, [self.query(index, group)], 1);
+                } else {
+                    // A short group repeats its last query, and leaves the repetitions out of the result.
+                    let queries = std::array::from_fn(|i| self.query(index + i.min(taken - 1), group));
+                    self.some_queries::<I, S, QUERIES>(isa, queries, taken);
+                }
+            }
+            index += taken;
+        }
+    }
+
+    /// Query `index` of the rows × the heads of the group, rows slowest.
+    #[inline(always)]
+    fn query(&self, index: usize, group: usize) -> Query {
+        let a = self.attention;
+        let row = self.rows.start + index / group;
+        let at = (self.kv_head * group + index % group) * a.layout.head_dim;
+        Query {
+            q: a.q.wrapping_add(row * a.q_stride + at),
+            out: a.out.wrapping_add(row * a.out_stride + at),
+            keys: a.past + row + 1,
+        }
+    }
+
+    /// The first `wanted` of `Q` queries, whose numbers of keys do not fall.
+    ///
+    /// # Safety
+    /// As `Kernels::attend`.
+    #[inline(always)]
+    unsafe fn some_queries<I: Isa, S: Stored, const Q: usize>(
+        &self,
+        isa: I,
+        queries: [Query; Q],
+        wanted: usize,
+    ) {
+        let (a, layout) = (self.attention, &self.attention.layout);
+        let head_dim = layout.head_dim;
+        let mut state = [softmax::State::new(); Q];
+        // SAFETY: the scratch holds QUERIES rows and is ours.
+        let mut acc = unsafe { values::Accumulators::<I, Q>::zeroed(isa, self.acc, head_dim) };
+        let last = queries[Q - 1].keys;
+        for first_key in (0..last).step_by(TILE_KEYS) {
+            let tile = self.tile::<S>(first_key, last);
+            // The keys of this tile that each query attends to.
+            let seen = queries.map(|query| query.keys.saturating_sub(first_key).min(TILE_KEYS));
+            let mut scores = [[0f32; TILE_KEYS]; Q];
+            // SAFETY: the tile's blocks and the queries are valid by the caller's promise; `acc` is ours.
+            unsafe {
+                scores::scores::<I, S, Q>(isa, queries.map(|query| query.q), head_dim, &tile, &mut scores);
+                let mut kept = [1f32; Q];
+                for i in 0..Q {
+                    if seen[i] > 0 {
+                        kept[i] = state[i].step(isa, &mut scores[i], seen[i], a.scale, a.clamp);
+                    }
+                }
+                acc.step::<S>(&tile, &scores, kept, seen);
+            }
+        }
+        for i in 0..wanted {
+            // SAFETY: the caller's promise.
+            unsafe { acc.write(i, 1.0 / state[i].sum, queries[i].out) };
+        }
+    }
+
+    /// The blocks of the keys from `first_key` on, up to `last` keys in all.
+    #[inline(always)]
+    fn tile<S: Stored>(&self, first_key: usize, last: usize) -> Tile {
+        let (a, layout) = (self.attention, &self.attention.layout);
+        let first = first_key / BLOCK_TOKENS;
+        let blocks = (last - first_key).div_ceil(BLOCK_TOKENS).min(TILE_BLOCKS);
+        let mut tile = Tile { keys: [a.cache; TILE_BLOCKS], values: [a.cache; TILE_BLOCKS], blocks };
+        for (i, &block) in a.blocks.iter().skip(first).take(blocks).enumerate() {
+            tile.keys[i] = a.cache.wrapping_add(layout.key_offset(block as usize, self.kv_head));
+            tile.values[i] = a.cache.wrapping_add(layout.value_offset(block as usize, self.kv_head));
+        }
+        tile
+    }
+}
+
+/// The blocks of one tile of keys.
+struct Tile {
+    /// Keys of each block: `[head_dim][16]`.
+    keys: [*const u8; TILE_BLOCKS],
+    /// Values of each block: `[16][head_dim]`.
+    values: [*const u8; TILE_BLOCKS],
+    /// How many of the blocks are in use.
+    blocks: usize,
 }

@@ -34,3 +34,46 @@ pub(super) fn exp_one<I: Isa>(isa: I, x: f32) -> f32 {
     isa.lanes(exp(isa, isa.splat(x)), &mut lanes);
     lanes[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Isa, Operation};
+    use super::super::testing::Engine;
+
+    struct Exp<'a>(&'a mut [f32]);
+    impl Operation for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) {
+            for x in self.0 {
+                *x = super::exp_one(isa, *x);
+            }
+        }
+    }
+
+    #[test]
+    fn within_two_ulp_of_the_truth() {
+        let xs: Vec<f32> = (-87_000..88_000).map(|i| i as f32 * 0.001 + 0.000_37).collect();
+        for engine in Engine::all() {
+            let mut got = xs.clone();
+            engine.run(Exp(&mut got));
+            for (&x, &y) in xs.iter().zip(&got) {
+                let truth = f64::from(x).exp();
+                let ulp = f64::from(f32::from_bits((truth as f32).to_bits() + 1)) - f64::from(truth as f32);
+                let error = (f64::from(y) - truth).abs() / ulp;
+                assert!(error < 2.0, "{engine:?}: e^{x} = {y}, {error} ulp off");
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_are_exact() {
+        for engine in Engine::all() {
+            let mut x = [f32::NEG_INFINITY, -1e30, -105.0, 0.0, -0.0, 89.0, f32::INFINITY, f32::NAN];
+            engine.run(Exp(&mut x));
+            let end = f32::INFINITY;
+            assert_eq!(x[..7], [0.0, 0.0, 0.0, 1.0, 1.0, end, end], "{engine:?}");
+            assert!(x[7].is_nan());
+        }
+    }
+}

@@ -27,6 +27,7 @@
 //! into the same few sets of a cache.
 
 use crate::backend::cpu::isa::Level;
+use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32};
 use crate::backend::cpu::kernels::simd::{self, Isa, Operation};
 use crate::backend::cpu::kernels::{Element, Matrix, Scratch};
 use arithmetic::{Arithmetic, F32};
@@ -129,9 +130,9 @@ impl Operation for InF32<'_> {
         // SAFETY: `run` above is the only maker: the caller of `Kernels::matmul` vouches for the output.
         unsafe {
             match product.matrix.element() {
-                Element::F32 => multiply(F32::<I, arithmetic::AsF32>::new(isa), product, x, w),
-                Element::F16 => multiply(F32::<I, arithmetic::AsF16>::new(isa), product, x, w),
-                Element::Bf16 => multiply(F32::<I, arithmetic::AsBf16>::new(isa), product, x, w),
+                Element::F32 => multiply(F32::<I, AsF32>::new(isa), product, x, w),
+                Element::F16 => multiply(F32::<I, AsF16>::new(isa), product, x, w),
+                Element::Bf16 => multiply(F32::<I, AsBf16>::new(isa), product, x, w),
             }
         }
     }

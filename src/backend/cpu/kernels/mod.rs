@@ -31,6 +31,8 @@ pub mod rms_norm;
 pub mod rope;
 pub mod silu_mul;
 pub mod simd;
+#[cfg(test)]
+mod testing;
 
 pub use attention::Attention;
 pub use kv::KvLayout;

@@ -38,3 +38,30 @@ fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
     let [a, b, c, d] = isa.sum4(sums);
     ((a + b) + (c + d)) + tail
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Engine, random};
+    use super::*;
+
+    #[test]
+    fn right_at_every_length() {
+        for len in [1, 5, 32, 100, 576, 4096, 11008] {
+            let (x, weight) = (random(len, 8), random(len, 9));
+            for (scale, eps) in [(1.0, 1e-5), (1e-4, 1e-6), (3e3, 1e-6)] {
+                let x: Vec<f32> = x.iter().map(|v| v * scale).collect();
+                let squares: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+                let root = (squares / len as f64 + f64::from(eps)).sqrt();
+                for engine in Engine::all() {
+                    let mut out = vec![f32::NAN; len];
+                    engine.run(RmsNorm { x: &x, weight: &weight, eps, out: &mut out });
+                    for i in 0..len {
+                        let truth = f64::from(x[i]) / root * f64::from(weight[i]);
+                        let error = (f64::from(out[i]) - truth).abs();
+                        assert!(error <= truth.abs() * 5e-7, "{engine:?} {len}: {} {truth}", out[i]);
+                    }
+                }
+            }
+        }
+    }
+}

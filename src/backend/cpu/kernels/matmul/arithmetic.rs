@@ -1,5 +1,6 @@
 //! How elements are multiplied: f32 by f32 at every level, or pairs of bf16 where the CPU can.
 
+use super::super::convert::Stored;
 use super::super::simd::Isa;
 use std::marker::PhantomData;
 
@@ -53,39 +54,6 @@ pub(super) trait Arithmetic: Copy {
     /// `at` must be valid for reading them.
     unsafe fn activation(self, at: *const f32) -> Self::Operand;
 }
-
-/// How weights are stored, as a type.
-pub(super) trait Stored: Copy {
-    /// Bytes of an element.
-    const BYTES: usize;
-    /// `LANES` elements as f32.
-    ///
-    /// # Safety
-    /// `at` must be valid for reading them.
-    unsafe fn load<I: Isa>(isa: I, at: *const u8) -> I::V;
-}
-
-macro_rules! stored {
-    ($(#[$doc:meta])* $name:ident, $bytes:literal, $load:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub(super) struct $name;
-        impl Stored for $name {
-            const BYTES: usize = $bytes;
-            #[inline(always)]
-            unsafe fn load<I: Isa>(isa: I, at: *const u8) -> I::V {
-                // SAFETY: the caller's promise.
-                unsafe { isa.$load(at.cast()) }
-            }
-        }
-    };
-}
-stored!(/// f32 weights.
-    AsF32, 4, load);
-stored!(/// f16 weights.
-    AsF16, 2, load_f16);
-stored!(/// bf16 weights.
-    AsBf16, 2, load_bf16);
 
 /// f32 activations by weights that are converted to f32, which is exact.
 #[derive(Clone, Copy)]

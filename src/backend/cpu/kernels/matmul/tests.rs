@@ -1,71 +1,30 @@
 //! Every level, and AVX-512's algorithm on plain arrays, against f64; and the promise that a result does
 //! not depend on what is computed beside it.
 
-use super::super::simd::Isa;
-use super::super::simd::plain::{Fused8, Fused16};
+use super::super::simd::plain::Fused8;
+use super::super::testing::{Engine, bits, random};
 use super::super::{Element, Kernels, Matrix, Scratch, convert};
 use super::*;
 use crate::base::dtype::DType;
 use crate::model::weights::{RowMap, Weight};
 
-/// Who computes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Engine {
-    Level(Level),
-    Fused8,
-    Fused16,
-}
-
-fn engines() -> Vec<Engine> {
-    let levels = Level::available().map(Engine::Level);
-    levels.chain([Engine::Fused8, Engine::Fused16]).collect()
-}
-
-impl Engine {
-    fn multiply(self, matrix: &Matrix, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
-        let tokens = x.len() / matrix.cols();
-        let mut out = vec![f32::NAN; tokens * matrix.rows()];
-        let mut scratch = Scratch::new(matrix.cols(), 0).unwrap();
-        // NaN in the scratch must not reach a result.
-        scratch.x.fill(f32::NAN);
-        scratch.w.fill(f32::NAN);
-        let (pointer, stride) = (out.as_mut_ptr(), matrix.rows());
+fn multiply(engine: Engine, matrix: &Matrix, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
+    let tokens = x.len() / matrix.cols();
+    let mut out = vec![f32::NAN; tokens * matrix.rows()];
+    let mut scratch = Scratch::new(matrix.cols(), 0).unwrap();
+    // NaN in the scratch must not reach a result.
+    scratch.x.fill(f32::NAN);
+    scratch.w.fill(f32::NAN);
+    let (pointer, stride) = (out.as_mut_ptr(), matrix.rows());
+    if let Engine::Level(level) = engine {
         // SAFETY: `out` holds all rows and tokens.
-        unsafe {
-            match self {
-                Engine::Level(level) => {
-                    Kernels::new(level).matmul(matrix, rows, x, pointer, stride, &mut scratch);
-                }
-                Engine::Fused8 => on_arrays(Fused8, matrix, rows, x, pointer, &mut scratch),
-                Engine::Fused16 => on_arrays(Fused16, matrix, rows, x, pointer, &mut scratch),
-            }
-        }
-        out
+        unsafe { Kernels::new(level).matmul(matrix, rows, x, pointer, stride, &mut scratch) };
+    } else {
+        let rows = rows.start..rows.end.min(matrix.rows());
+        let product = Product { matrix, rows, x, out: pointer, out_stride: stride };
+        engine.run(InF32 { product: &product, x: scratch.x.as_mut_ptr(), w: scratch.w.as_mut_ptr() });
     }
-}
-
-unsafe fn on_arrays<I: Isa>(
-    isa: I,
-    matrix: &Matrix,
-    rows: Range<usize>,
-    x: &[f32],
-    out: *mut f32,
-    scratch: &mut Scratch,
-) {
-    let rows = rows.start..rows.end.min(matrix.rows());
-    let product = Product { matrix, rows, x, out, out_stride: matrix.rows() };
-    InF32 { product: &product, x: scratch.x.as_mut_ptr(), w: scratch.w.as_mut_ptr() }.run(isa);
-}
-
-fn random(len: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    out
 }
 
 /// A matrix whose bytes begin at an odd address, and its elements.
@@ -105,8 +64,8 @@ fn every_shape_is_right_on_every_engine() {
             let (matrix, w) = matrix(element, rows, cols);
             for tokens in [1, 2, 3, 4, 5, 6, 7, 17] {
                 let x = random(tokens * cols, tokens as u32);
-                for engine in engines() {
-                    let got = engine.multiply(&matrix, 0..rows, &x);
+                for engine in Engine::all() {
+                    let got = multiply(engine, &matrix, 0..rows, &x);
                     // bf16 activations are rounded to 8 bits where the pairs instruction is used.
                     let pairs = engine == Engine::Level(Level::Avx512Bf16) && element == Element::Bf16;
                     let bound = if pairs { f64::from(1 << 16) } else { 8.0 };
@@ -124,12 +83,12 @@ fn a_result_does_not_depend_on_its_company() {
     let x = random(tokens * cols, 5);
     for element in [Element::F32, Element::F16, Element::Bf16] {
         let (matrix, _) = matrix(element, rows, cols);
-        for engine in engines() {
-            let whole = engine.multiply(&matrix, 0..rows, &x);
+        for engine in Engine::all() {
+            let whole = multiply(engine, &matrix, 0..rows, &x);
             for count in [1, 2, 3, 4, 5, 6, 7, 13, 49] {
                 for (first, range) in [(0, 0..rows), (tokens - count, 3..17), (50, 128..150), (1, 7..8)] {
                     let part = &x[first * cols..(first + count) * cols];
-                    let got = engine.multiply(&matrix, range.clone(), part);
+                    let got = multiply(engine, &matrix, range.clone(), part);
                     for t in 0..count {
                         for r in 0..rows {
                             let (a, b) = (got[t * rows + r], whole[(first + t) * rows + r]);
@@ -153,8 +112,8 @@ fn the_arrays_compute_what_avx2_computes() {
     for tokens in [1, 3, 50] {
         let x = random(tokens * 1100, 9);
         let (a, b) = (
-            Engine::Level(Level::Avx2).multiply(&matrix, 0..21, &x),
-            Engine::Fused8.multiply(&matrix, 0..21, &x),
+            multiply(Engine::Level(Level::Avx2), &matrix, 0..21, &x),
+            multiply(Engine::Fused8, &matrix, 0..21, &x),
         );
         assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
@@ -174,13 +133,12 @@ fn permuted_rows_and_pieces_along_k_give_the_bits_of_the_whole() {
     permuted.pieces[0].row_map = RowMap::Interleaved { head_dim: 6 };
     let bands = [0..5, 5..rows].map(|r| permuted.narrow_rows(r).unwrap());
     let banded = Matrix::new(Weight::join_rows("w", bands.to_vec()).unwrap()).unwrap();
-    for engine in engines() {
+    for engine in Engine::all() {
         for tokens in [1, 3, 5] {
             let x = &x[..tokens * cols];
-            let expected = engine.multiply(&whole, 0..rows, x);
-            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&engine.multiply(&cut, 0..rows, x)), bits(&expected), "{engine:?}");
-            let got = engine.multiply(&banded, 0..rows, x);
+            let expected = multiply(engine, &whole, 0..rows, x);
+            assert_eq!(bits(&multiply(engine, &cut, 0..rows, x)), bits(&expected), "{engine:?}");
+            let got = multiply(engine, &banded, 0..rows, x);
             for t in 0..tokens {
                 for r in 0..rows {
                     let stored = RowMap::Interleaved { head_dim: 6 }.stored(r);
@@ -199,8 +157,8 @@ fn permuted_rows_and_pieces_along_k_give_the_bits_of_the_whole() {
 fn many_tokens_and_rows_beyond_the_end() {
     let (matrix, w) = matrix(Element::Bf16, 9, 80);
     let x = random(512 * 80, 4);
-    for engine in engines() {
-        let got = engine.multiply(&matrix, 0..1000, &x);
+    for engine in Engine::all() {
+        let got = multiply(engine, &matrix, 0..1000, &x);
         let bound = if engine == Engine::Level(Level::Avx512Bf16) { f64::from(1 << 16) } else { 8.0 };
         assert!(error(&w, &x, &got, 9, 80) < bound, "{engine:?}");
     }
@@ -217,7 +175,7 @@ fn a_blocked_type_is_no_matrix() {
 fn activations_are_padded_with_zeros() {
     let mut scratch = [f32::NAN; 16];
     // SAFETY: 16 elements hold 9 rounded up to two steps of 8.
-    unsafe { lay_out(F32::<_, arithmetic::AsF16>::new(Fused8), &random(9, 2), scratch.as_mut_ptr()) };
+    unsafe { lay_out(F32::<_, AsF16>::new(Fused8), &random(9, 2), scratch.as_mut_ptr()) };
     assert_eq!(&scratch[..9], random(9, 2));
     assert_eq!(&scratch[9..], [0.0; 7]);
     assert_eq!(convert::decode_one(Element::F16, &[0, 0x3c]), 1.0);

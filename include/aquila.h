@@ -1,0 +1,797 @@
+/* aquila.h: BAAI's Aquila language models inside a program.
+ *
+ * This file is the manual. It is generated from src/capi by `make header`; change it there.
+ *
+ * Use: aquila_load gives an engine; aquila_generate gives a whole text, aquila_stream hands it on piece by
+ * piece; aquila_free ends it. Link with `pkg-config --cflags --libs aquila`.
+ *
+ * Errors. Functions return an aquila_status: AQUILA_OK, or a negative number that says what to do. The
+ * aquila_error that most take as their last argument says why; NULL is allowed. An out-pointer is set to
+ * NULL on failure. NULL or a misaligned address for a required argument gives AQUILA_ERR_ARGUMENT.
+ *
+ * Handles. aquila_engine and aquila_result are never dereferenced: a handle is looked up at each call. A
+ * freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread; a second free does
+ * nothing. An object lives until the last running call on it returns. Nothing that the library gives is
+ * freed with free().
+ *
+ * Threads. Every function may be called from any thread at any time, also on the same handle. Callbacks
+ * run on the thread that made the call; only the log function runs on any thread.
+ *
+ * Strings are UTF-8 and NUL-terminated. Inputs are copied before a call returns.
+ *
+ * Structs that begin with struct_size only grow at the end. Set it to sizeof (the _init functions do).
+ * A struct from an older header has a missing tail: the defaults. One from a newer header is accepted if
+ * what this library does not know is 0, and gives AQUILA_ERR_UNSUPPORTED if not.
+ *
+ * The library never prints, exits, aborts, changes signals, locale, directory or environment. After a
+ * fork, engines are refused in the child (AQUILA_ERR_FORKED): load again there.
+ */
+
+#ifndef AQUILA_H
+#define AQUILA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef AQUILA_API
+#  if defined(__GNUC__) && __GNUC__ >= 4
+#    define AQUILA_API __attribute__((visibility("default")))
+#  else
+#    define AQUILA_API
+#  endif
+#endif
+
+/** As a size: the string is NUL-terminated, count it. */
+#define AQUILA_NTS ((size_t)-1)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Version of this header: new functions and fields raise MINOR. */
+#define AQUILA_VERSION_MAJOR 1
+
+/** See AQUILA_VERSION_MAJOR. */
+#define AQUILA_VERSION_MINOR 0
+
+/** See AQUILA_VERSION_MAJOR. */
+#define AQUILA_VERSION_PATCH 0
+
+/** Bytes of an error message, its NUL included. */
+#define AQUILA_MESSAGE_SIZE 504
+
+/**
+ * Copy the weights into memory instead of mapping the files. A mapped file must not be changed or
+ * shortened while the engine lives: the system ends a process that reads beyond its end.
+ */
+#define AQUILA_LOAD_NO_MMAP 1
+
+/** Keep the weights resident (mlock). */
+#define AQUILA_LOAD_MLOCK 2
+
+/** Look at every weight for NaN and infinity. */
+#define AQUILA_LOAD_VERIFY 4
+
+/** Go on past the model's own end-of-sequence ids. */
+#define AQUILA_GEN_IGNORE_EOS 1
+
+/** Put the prompt's text in front. */
+#define AQUILA_GEN_ECHO 2
+
+/** Leave the stop string in the text. */
+#define AQUILA_GEN_KEEP_STOP 4
+
+/** Show special tokens as text. */
+#define AQUILA_GEN_SHOW_SPECIAL 8
+
+/** Do not add what the tokenizer's own rules add to a prompt. */
+#define AQUILA_GEN_NO_ADD_SPECIAL 128
+
+/** Do not recognise special-token text in the prompt. */
+#define AQUILA_GEN_NO_PARSE_SPECIAL 256
+
+/**
+ * The prompt is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template.
+ * Text of the messages never becomes a special token.
+ */
+#define AQUILA_GEN_MESSAGES 512
+
+/** As a seed: another text each time. */
+#define AQUILA_SEED_RANDOM UINT64_MAX
+
+/** A part of the prompt is computed: `prefill_done` and `prefill_total` say how much. */
+#define AQUILA_EVENT_PREFILL 1
+
+/** New text and its tokens. */
+#define AQUILA_EVENT_TEXT 2
+
+/** The last event: `finish`, `status` and `stats` say how it ended. */
+#define AQUILA_EVENT_FINISH 3
+
+/** Not finished, or no result. */
+#define AQUILA_FINISH_NONE 0
+
+/** The model's end-of-sequence id. */
+#define AQUILA_FINISH_EOS 1
+
+/** A stop string or stop token. */
+#define AQUILA_FINISH_STOP 2
+
+/** `max_tokens` were made. */
+#define AQUILA_FINISH_LENGTH 3
+
+/** The context is full. */
+#define AQUILA_FINISH_CONTEXT 4
+
+/** The caller stopped it. */
+#define AQUILA_FINISH_CANCELLED 5
+
+/** The deadline passed. */
+#define AQUILA_FINISH_DEADLINE 6
+
+/** A step failed. */
+#define AQUILA_FINISH_ERROR 7
+
+/** Add what the tokenizer's own rules add, such as a begin-of-sequence id. */
+#define AQUILA_TOK_ADD_SPECIAL 1
+
+/** Recognise special-token text such as "</s>" in the input. */
+#define AQUILA_TOK_PARSE_SPECIAL 2
+
+/** Show special tokens as text (aquila_detokenize). */
+#define AQUILA_TOK_SHOW_SPECIAL 4
+
+/**
+ * A loaded model with its threads: any number of threads may use one engine at once. A handle, never
+ * dereferenced: using a freed one gives AQUILA_ERR_CLOSED, not a crash.
+ */
+typedef struct aquila_engine aquila_engine;
+
+/**
+ * A finished text. A handle, never dereferenced. It does not need its engine any more, and may be read
+ * in a child process.
+ */
+typedef struct aquila_result aquila_result;
+
+/**
+ * What a call answers: `AQUILA_OK`, or a negative number that says what the caller can do about the
+ * failure. A positive number will never be an error. Numbers never move and are never used again.
+ */
+typedef int32_t aquila_status;
+
+/** How much is logged; each level includes those before it. */
+typedef int32_t aquila_log_level;
+
+/**
+ * Receives one log record. Runs on any thread, also on threads of the library and on several at once;
+ * it must not call the library, nor longjmp or throw. `target` is the part of the library that speaks;
+ * both strings are UTF-8 and live until it returns.
+ */
+typedef void (*aquila_log_fn)(aquila_log_level level,
+                              const char *target,
+                              const char *message,
+                              void *user);
+
+/** Facts of a loaded engine. Set struct_size before the call. */
+typedef struct aquila_engine_info {
+    /** sizeof(aquila_engine_info). */
+    uint32_t struct_size;
+    /** Rows of the embedding: ids are below it. */
+    uint32_t vocab;
+    /** Decoder layers. */
+    uint32_t layers;
+    /** Width of the residual stream. */
+    uint32_t hidden;
+    /** Tokens that one sequence may have. */
+    uint32_t max_context;
+    /** Devices that share the model. */
+    uint32_t tensor_parallel;
+    /** Begin-of-sequence id; -1 without one. */
+    int32_t bos;
+    /** The first id that ends a text; -1 without one. */
+    int32_t eos;
+    /** Numbers in all weights. */
+    uint64_t parameters;
+    /** Stored bytes of all weights. */
+    uint64_t weight_bytes;
+    /** Tokens that the KV cache holds, all sequences together. */
+    uint64_t kv_tokens;
+} aquila_engine_info;
+
+/**
+ * Why a call failed. The caller owns it; every call that takes one rewrites it, also on success
+ * (AQUILA_OK and an empty message). NULL is allowed everywhere. The layout is frozen at 512 bytes.
+ */
+typedef struct aquila_error {
+    /** The status that the call returned. */
+    aquila_status status;
+    /** errno, aclError, HcclResult ... of the failure behind it, or 0. */
+    int32_t native_code;
+    /** One sentence for a person: UTF-8, NUL-terminated, cut between characters if too long. */
+    char message[504];
+} aquila_error;
+
+/**
+ * Told of progress while loading: the stage, and how much of it is done (bytes). Runs on the thread
+ * that called aquila_load, never after it returned. Return non-zero to abandon the load
+ * (AQUILA_ERR_CANCELLED). It must not longjmp or throw.
+ */
+typedef int32_t (*aquila_progress_fn)(const char *stage, uint64_t done, uint64_t total, void *user);
+
+/**
+ * How a model is loaded. Fill with aquila_load_options_init, then change fields. All strings are
+ * UTF-8 (paths: any bytes), copied before the call returns.
+ */
+typedef struct aquila_load_options {
+    /** sizeof(aquila_load_options). */
+    uint32_t struct_size;
+    /** AQUILA_LOAD_... bits. */
+    uint32_t flags;
+    /** "auto" or NULL, "cpu", "npu:0", "npu:0,1". */
+    const char *device;
+    /** How weights are held: NULL as stored; "f32", "f16", "bf16". */
+    const char *dtype;
+    /** How keys and values are held: NULL like the weights; "f32", "f16", "bf16". */
+    const char *kv_dtype;
+    /** A tokenizer.json, or a directory that holds the tokenizer's files; NULL beside the weights. */
+    const char *tokenizer;
+    /** Name of a built-in chat template, or Jinja text; NULL from the model. */
+    const char *chat_template;
+    /**
+     * Where packed weights will be kept. This version writes none: NULL, else
+     * AQUILA_ERR_UNSUPPORTED.
+     */
+    const char *cache_dir;
+    /** Host bytes to stay within; 0: what the machine has. */
+    uint64_t host_memory;
+    /** Bytes to stay within on each device; 0: what it has. */
+    uint64_t device_memory;
+    /** Bytes for the KV cache; 0: what the budgets leave. */
+    uint64_t kv_memory;
+    /** Longest sequence in tokens; 0: the model's. The variable MAX_SEQ_LEN may lower it further. */
+    uint32_t max_context;
+    /** Most sequences in one step; 0: chosen. */
+    uint32_t max_batch;
+    /** Most waiting requests, beyond which AQUILA_ERR_OVERLOADED; 0: a default. */
+    uint32_t max_waiting;
+    /** Worker threads; 0: what affinity and the control group's quota allow. */
+    uint32_t threads;
+    /** Progress function; NULL for none. */
+    aquila_progress_fn progress;
+    /** Handed to it as it is. */
+    void *progress_user;
+} aquila_load_options;
+
+/** What a load would take, in bytes unless said. Set struct_size before the call. */
+typedef struct aquila_plan {
+    /** sizeof(aquila_plan). */
+    uint32_t struct_size;
+    /** 1 if the load fits into memory and budgets, else 0. */
+    uint32_t fits;
+    /** All weights as stored. */
+    uint64_t weight_bytes;
+    /** Activations and scratch. */
+    uint64_t workspace_bytes;
+    /** Keys and values of one token. */
+    uint64_t kv_bytes_per_token;
+    /** Tokens that the KV cache would hold, all sequences together. */
+    uint64_t kv_tokens;
+    /** Host memory available now. */
+    uint64_t host_available;
+    /** Device memory available now; 0 on the CPU. */
+    uint64_t device_available;
+    /**
+     * Memory that the load would take: KV cache, workspace, and the weights that are not used where
+     * they lie in mapped files.
+     */
+    uint64_t private_bytes;
+    /** Numbers in all weights. */
+    uint64_t parameters;
+    /** Tokens that one sequence may have. */
+    uint32_t max_context;
+    /** Decoder layers. */
+    uint32_t layers;
+} aquila_plan;
+
+/** Added to the logit of one token. */
+typedef struct aquila_logit_bias {
+    /** The token's id. */
+    int32_t token;
+    /** What is added; finite. */
+    float bias;
+} aquila_logit_bias;
+
+/**
+ * How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
+ * the call returns.
+ */
+typedef struct aquila_gen_params {
+    /** sizeof(aquila_gen_params). */
+    uint32_t struct_size;
+    /** AQUILA_GEN_... bits. */
+    uint32_t flags;
+    /** Most new tokens; 0: what the context leaves. */
+    uint32_t max_tokens;
+    /** New tokens before an end-of-sequence id may end the text. */
+    uint32_t min_tokens;
+    /** 0: greedy. Else logits are divided by it. */
+    float temperature;
+    /** Keep the smallest set of tokens whose probability reaches it; 1: all. */
+    float top_p;
+    /** Keep tokens with at least this share of the best one's probability; 0: all. */
+    float min_p;
+    /** Keep this mass of tokens nearest the entropy; 1: all. */
+    float typical_p;
+    /** Keep so many of the most probable tokens; 0 or -1: all. */
+    int32_t top_k;
+    /** Last tokens that the penalties look at; -1: all; 0: none. */
+    int32_t penalty_last_n;
+    /** Divides positive and multiplies negative logits of tokens seen; 1: off. */
+    float repeat_penalty;
+    /** Subtracted for each time a token was generated; 0: off. */
+    float frequency_penalty;
+    /** Subtracted if a token was generated; 0: off. */
+    float presence_penalty;
+    /** Strings in `stop`. */
+    uint32_t n_stop;
+    /** The same seed gives the same text. AQUILA_SEED_RANDOM: another each time. */
+    uint64_t seed;
+    /** Strings that end the text, and are not part of it unless AQUILA_GEN_KEEP_STOP. */
+    const char *const *stop;
+    /** Ids that end the text, beside the model's own. */
+    const int32_t *stop_tokens;
+    /** Changes of single logits, made before everything else. */
+    const struct aquila_logit_bias *logit_bias;
+    /** Ids in `stop_tokens`. */
+    uint32_t n_stop_tokens;
+    /** Changes in `logit_bias`. */
+    uint32_t n_logit_bias;
+} aquila_gen_params;
+
+/** Times and counts of one generation. Set struct_size before the call that fills it. */
+typedef struct aquila_stats {
+    /** sizeof(aquila_stats). */
+    uint32_t struct_size;
+    /** Tokens of the prompt. */
+    uint32_t prompt_tokens;
+    /** Prompt tokens that were not computed because they were cached. */
+    uint32_t cached_tokens;
+    /** Tokens made, the ending one included. */
+    uint32_t output_tokens;
+    /** From submission to the first step. */
+    double queue_ms;
+    /** Rendering and tokenising. */
+    double tokenize_ms;
+    /** From the first step to the first token. */
+    double prefill_ms;
+    /** From submission to the first token. */
+    double first_token_ms;
+    /** From the first token to the last. */
+    double decode_ms;
+    /** From submission to the end. */
+    double total_ms;
+} aquila_stats;
+
+/**
+ * What a generation says while it runs. Lives, with all that it points to, until the function it was
+ * handed to returns. Fields that its kind does not use are 0 and NULL, but `text` is never NULL.
+ */
+typedef struct aquila_event {
+    /** sizeof(aquila_event) of the library: fields beyond it do not exist. */
+    uint32_t struct_size;
+    /** AQUILA_EVENT_... */
+    uint32_t kind;
+    /** New text: whole UTF-8 characters, NUL-terminated. */
+    const char *text;
+    /** Its bytes, without the NUL. */
+    size_t text_size;
+    /** The tokens behind it; there may be some without text, and text without any. */
+    const int32_t *tokens;
+    /** Log-probability of each of the tokens. */
+    const float *logprobs;
+    /** How many tokens. */
+    size_t n_tokens;
+    /** AQUILA_FINISH_..., with AQUILA_EVENT_FINISH. */
+    uint32_t finish;
+    /** Tokens of the prompt computed so far. */
+    uint32_t prefill_done;
+    /** Tokens of the prompt. */
+    uint32_t prefill_total;
+    /** What failed, with AQUILA_FINISH_ERROR. */
+    aquila_status status;
+    /** Times and counts, with AQUILA_EVENT_FINISH. */
+    const struct aquila_stats *stats;
+} aquila_event;
+
+/**
+ * Receives the events of a generation, on the thread that called aquila_stream and never two at once.
+ * Return non-zero to stop: the text ends there, with AQUILA_FINISH_CANCELLED. It may call any function
+ * of the library, and free any handle, also the engine's. It must not longjmp or throw.
+ */
+typedef int32_t (*aquila_stream_fn)(const struct aquila_event *event, void *user);
+
+/** The call did what was asked. */
+#define AQUILA_OK 0
+
+/** A bug in the library, caught before it could leave it. Please report the message. */
+#define AQUILA_ERR_INTERNAL -1
+
+/** An argument or option is NULL, misaligned, or outside its stated range. */
+#define AQUILA_ERR_ARGUMENT -2
+
+/** The object cannot do this now: for example, its engine met a bug before. */
+#define AQUILA_ERR_STATE -3
+
+/** Host memory, or the host budget, is exhausted. */
+#define AQUILA_ERR_NO_MEMORY -4
+
+/** Device memory, or the device budget, is exhausted. */
+#define AQUILA_ERR_DEVICE_MEMORY -5
+
+/** No such path. */
+#define AQUILA_ERR_NOT_FOUND -6
+
+/** The operating system refused; `native_code` holds its errno. */
+#define AQUILA_ERR_IO -7
+
+/** A file is there and is not what it must be. */
+#define AQUILA_ERR_FORMAT -8
+
+/** Known, and not built into this library or not offered by this device or model. */
+#define AQUILA_ERR_UNSUPPORTED -9
+
+/** The prompt leaves no room for a token in the context. */
+#define AQUILA_ERR_CONTEXT_FULL -10
+
+/** The caller's callback abandoned the load. */
+#define AQUILA_ERR_CANCELLED -11
+
+/** The deadline passed. */
+#define AQUILA_ERR_DEADLINE -12
+
+/** The object already runs a request. */
+#define AQUILA_ERR_BUSY -13
+
+/** The waiting line is full: try again later. */
+#define AQUILA_ERR_OVERLOADED -14
+
+/** The handle, or the engine behind it, was freed. */
+#define AQUILA_ERR_CLOSED -15
+
+/** A device driver failed; `native_code` holds its number. */
+#define AQUILA_ERR_DEVICE -16
+
+/** A bad JSON schema, regular expression or grammar. */
+#define AQUILA_ERR_CONSTRAINT -17
+
+/** The caller's buffer is too small; the needed size was written. */
+#define AQUILA_ERR_TOO_SMALL -18
+
+/** The handle was made before a fork and is used in the child. Last added. */
+#define AQUILA_ERR_FORKED -19
+
+/** Nothing. */
+#define AQUILA_LOG_OFF 0
+
+/** What failed. */
+#define AQUILA_LOG_ERROR 1
+
+/** What looks wrong and was worked around. */
+#define AQUILA_LOG_WARN 2
+
+/** What was loaded, and the limits that were chosen. */
+#define AQUILA_LOG_INFO 3
+
+/** Everything. */
+#define AQUILA_LOG_DEBUG 4
+
+/**
+ * The version of the library that is loaded, as 0x00MMmmpp (major, minor, patch).
+ *
+ * Returns: a number to compare with the header's; at least the header's is all that a program needs.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+uint32_t aquila_version(void);
+
+/**
+ * The version of the library as text, with a suffix before the first release: "1.0.0-rc.1".
+ *
+ * Returns: a static string. Never NULL.
+ * Threads: any, at any time.
+ */
+AQUILA_API const char *aquila_version_string(void);
+
+/**
+ * How the library was built: a JSON object with "version", "architecture", "os", "optimized" and
+ * "backends".
+ *
+ * Returns: a static string; NULL only if memory is exhausted.
+ * Threads: any, at any time.
+ */
+AQUILA_API const char *aquila_build_info(void);
+
+/**
+ * The name of a status as it stands in this header, for logs.
+ *
+ * Returns: a static string, for example "AQUILA_ERR_FORMAT"; "unknown status" for a number that this
+ * library does not know. Never NULL.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+const char *aquila_status_name(aquila_status status);
+
+/**
+ * Sets where the library's log records go. Without this call there are none: the library never
+ * prints.
+ *
+ * Parameters: `max`, the most verbose level wanted (AQUILA_LOG_OFF to AQUILA_LOG_DEBUG); `log`, the
+ * function, NULL for none; `user`, handed to it as it is.
+ * Ownership: `user` stays the caller's. When the call returns, the function set before runs no more
+ * and its `user` can be freed.
+ * Threads: any, at any time, but not from inside the log function, where it does nothing. It
+ * waits for running calls of the former function.
+ */
+AQUILA_API void aquila_set_log(aquila_log_level max, aquila_log_fn log, void *user);
+
+/**
+ * Facts of an engine as numbers.
+ *
+ * Parameters: `info`, filled.
+ * Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED or AQUILA_ERR_FORKED.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_get_info(struct aquila_engine *engine,
+                              struct aquila_engine_info *info);
+
+/**
+ * Facts of an engine as a JSON object: all of aquila_engine_info, and "device", "stop_ids",
+ * "chat_template" (its name, or null), "memory" (an object of bytes) and "executor" (an object of
+ * strings: threads, instruction level, arithmetic).
+ *
+ * Parameters, Returns: text is returned as by aquila_detokenize.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_engine_json(struct aquila_engine *engine,
+                                 char *text,
+                                 size_t capacity,
+                                 size_t *size,
+                                 struct aquila_error *error);
+
+/**
+ * Fills load options with the defaults: as stored, on the best device, within what the machine has.
+ *
+ * Parameters: `options`, the struct; `size`, sizeof(aquila_load_options) of the caller's header, which
+ * becomes its struct_size.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+void aquila_load_options_init(struct aquila_load_options *options,
+                              size_t size);
+
+/**
+ * Reads a checkpoint's headers and says what loading it would take. Takes nothing.
+ *
+ * Parameters: `model`, a Hugging Face directory or a GGUF file; `options`, as for aquila_load, NULL for
+ * the defaults; `plan`, filled.
+ * Returns: AQUILA_OK also where it does not fit (`fits` is 0 then); AQUILA_ERR_NOT_FOUND,
+ * AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED for what is wrong with the checkpoint;
+ * AQUILA_ERR_ARGUMENT for an option out of range.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_plan_load(const char *model,
+                               const struct aquila_load_options *options,
+                               struct aquila_plan *plan,
+                               struct aquila_error *error);
+
+/**
+ * Loads a model and starts its engine.
+ *
+ * Parameters: `model`, a Hugging Face directory or a GGUF file; `options`, NULL for the defaults;
+ * `engine`, where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_NOT_FOUND, AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED
+ * for what is wrong with the checkpoint, with file, tensor, expected and found in the message;
+ * AQUILA_ERR_NO_MEMORY or AQUILA_ERR_DEVICE_MEMORY before anything large is taken;
+ * AQUILA_ERR_CANCELLED where the progress function abandoned it.
+ * Ownership: the engine is the caller's, to be given back with aquila_free.
+ * Threads: any, at any time. The progress function runs on the calling thread.
+ */
+AQUILA_API
+aquila_status aquila_load(const char *model,
+                          const struct aquila_load_options *options,
+                          struct aquila_engine **engine,
+                          struct aquila_error *error);
+
+/**
+ * Frees an engine: its running requests end with AQUILA_ERR_CLOSED, its threads are joined and its
+ * memory is given back before this returns. Results made with it stay valid.
+ *
+ * Parameters: `engine`; NULL, a freed handle and one from before a fork are fine: nothing happens.
+ * Threads: any, at any time, also while other threads use the engine: their calls end with
+ * AQUILA_ERR_CLOSED. Inside a callback it closes the engine at once and tears it down when the
+ * outermost library call of this thread returns.
+ */
+AQUILA_API void aquila_free(struct aquila_engine *engine);
+
+/**
+ * Fills generation parameters with the defaults: greedy, to the end of the context.
+ *
+ * Parameters: `params`, the struct; `size`, sizeof(aquila_gen_params) of the caller's header, which
+ * becomes its struct_size.
+ * Threads: any, at any time.
+ */
+AQUILA_API void aquila_gen_params_init(struct aquila_gen_params *params, size_t size);
+
+/**
+ * Generates a whole text and waits for it.
+ *
+ * Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
+ * handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
+ * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CLOSED where the
+ * engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process.
+ * Ownership: the result is the caller's, to be given back with aquila_result_free.
+ * Threads: any, at any time, many at once on one engine.
+ */
+AQUILA_API
+aquila_status aquila_generate(struct aquila_engine *engine,
+                              const char *prompt,
+                              const struct aquila_gen_params *params,
+                              struct aquila_result **result,
+                              struct aquila_error *error);
+
+/**
+ * Generates a text and hands it on piece by piece: whole characters, and no part of a stop string.
+ *
+ * Parameters: `prompt` and `params`, as for aquila_generate; `stream`, called for each event on this
+ * thread; `user`, handed to it as it is.
+ * Returns: as aquila_generate. AQUILA_OK means that the last event was AQUILA_EVENT_FINISH, also where
+ * the function stopped it; no event follows one with AQUILA_EVENT_FINISH, and its return value is
+ * ignored. Where the function freed the engine, no further event comes and the call returns
+ * AQUILA_ERR_CLOSED.
+ * Threads: any, at any time, many at once on one engine.
+ */
+AQUILA_API
+aquila_status aquila_stream(struct aquila_engine *engine,
+                            const char *prompt,
+                            const struct aquila_gen_params *params,
+                            aquila_stream_fn stream,
+                            void *user,
+                            struct aquila_error *error);
+
+/**
+ * The text of a result.
+ *
+ * Parameters: `size`, NULL or where its bytes without the NUL are written.
+ * Returns: NUL-terminated UTF-8; NULL for NULL and for a freed result.
+ * Ownership: the result's, valid until aquila_result_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API const char *aquila_result_text(const struct aquila_result *result, size_t *size);
+
+/**
+ * The new tokens of a result; the ending end-of-sequence or stop token is not among them.
+ *
+ * Parameters: `count`, NULL or where their number is written.
+ * Returns: an array; NULL for NULL and for a freed result.
+ * Ownership: the result's, valid until aquila_result_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API const int32_t *aquila_result_tokens(const struct aquila_result *result, size_t *count);
+
+/**
+ * The log-probability of each new token, by the model alone: before penalties and filters.
+ *
+ * Parameters: `count`, NULL or where their number is written.
+ * Returns: an array; NULL for NULL and for a freed result.
+ * Ownership: the result's, valid until aquila_result_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API const float *aquila_result_logprobs(const struct aquila_result *result, size_t *count);
+
+/**
+ * Why the text ended.
+ *
+ * Returns: AQUILA_FINISH_...; AQUILA_FINISH_NONE for NULL and for a freed result.
+ * Threads: any, at any time.
+ */
+AQUILA_API uint32_t aquila_result_finish(const struct aquila_result *result);
+
+/**
+ * The whole result as a JSON object: "text", "tokens", "logprobs", "finish" and "stats".
+ *
+ * Parameters: `size`, NULL or where its bytes without the NUL are written.
+ * Returns: NUL-terminated UTF-8; NULL for NULL and for a freed result.
+ * Ownership: the result's, valid until aquila_result_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API const char *aquila_result_json(const struct aquila_result *result, size_t *size);
+
+/**
+ * Times and counts of a result.
+ *
+ * Parameters: `stats`, filled.
+ * Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT or AQUILA_ERR_CLOSED.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_result_stats(const struct aquila_result *result,
+                                  struct aquila_stats *stats);
+
+/**
+ * Frees a result, and with it all that its functions gave.
+ *
+ * Parameters: `result`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time, but what the result gave must not be in use.
+ */
+AQUILA_API void aquila_result_free(struct aquila_result *result);
+
+/**
+ * Turns text into token ids.
+ *
+ * Parameters: `text` and `size`, UTF-8 and its bytes, or AQUILA_NTS for a NUL-terminated string;
+ * `flags`, AQUILA_TOK_ADD_SPECIAL and AQUILA_TOK_PARSE_SPECIAL; `ids`, room for `capacity` ids; `count`,
+ * NULL or where the number of ids is written, also with AQUILA_ERR_TOO_SMALL.
+ * Returns: AQUILA_OK; AQUILA_ERR_TOO_SMALL if `capacity` is less than `count`, nothing but that is
+ * written then. With `ids` NULL and `capacity` 0 it only counts and returns AQUILA_OK.
+ * AQUILA_ERR_UNSUPPORTED for a model without tokenizer.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_tokenize(struct aquila_engine *engine,
+                              const char *text,
+                              size_t size,
+                              uint32_t flags,
+                              int32_t *ids,
+                              size_t capacity,
+                              size_t *count,
+                              struct aquila_error *error);
+
+/**
+ * Turns token ids into text. Bytes that form no character become U+FFFD.
+ *
+ * Parameters: `ids` and `count`, the ids; `flags`, AQUILA_TOK_SHOW_SPECIAL or 0; `text`, room for
+ * `capacity` bytes; `size`, NULL or where the bytes of the text without its NUL are written, also with
+ * AQUILA_ERR_TOO_SMALL.
+ * Returns: AQUILA_OK; AQUILA_ERR_TOO_SMALL if `capacity` is less than `size` + 1 (the NUL), nothing but
+ * the size is written then. With `text` NULL and `capacity` 0 it only measures and returns AQUILA_OK.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_detokenize(struct aquila_engine *engine,
+                                const int32_t *ids,
+                                size_t count,
+                                uint32_t flags,
+                                char *text,
+                                size_t capacity,
+                                size_t *size,
+                                struct aquila_error *error);
+
+/**
+ * Renders a chat to a prompt by the model's chat template. To generate from messages, prefer
+ * AQUILA_GEN_MESSAGES: there, text of the messages never becomes a special token.
+ *
+ * Parameters: `messages_json`, a JSON array of {"role", "content"}; `tools_json`, a JSON array, or NULL;
+ * `add_prompt`, non-zero to open the assistant's turn; text is returned as by aquila_detokenize.
+ * Returns: as aquila_detokenize; AQUILA_ERR_ARGUMENT for messages that are no such JSON;
+ * AQUILA_ERR_UNSUPPORTED for a model without chat template.
+ * Threads: any, at any time.
+ */
+AQUILA_API
+aquila_status aquila_apply_template(struct aquila_engine *engine,
+                                    const char *messages_json,
+                                    const char *tools_json,
+                                    uint32_t add_prompt,
+                                    char *text,
+                                    size_t capacity,
+                                    size_t *size,
+                                    struct aquila_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AQUILA_H */

@@ -1,0 +1,464 @@
+// aquila.hpp: aquila.h for C++17, header-only. It needs nothing but aquila.h and the standard library.
+//
+//     aquila::Engine engine("models/AquilaChat-7B");
+//     engine.stream("Hello", {}, [](const aquila::Event &event) {
+//         std::cout << event.text() << std::flush;
+//         return true;                                     // false stops
+//     });
+//
+// Engine and Result own their handles and can only be moved. Every call that can fail has two forms: one
+// that throws aquila::Error, and a try_ twin that returns a Failure and never throws one. Without exceptions
+// (-fno-exceptions, or AQUILA_NO_EXCEPTIONS defined before) only the twins exist. An exception that leaves
+// a callback stops the call and leaves from it.
+//
+// Threads: as in aquila.h, everything const may be called on one object by any number of threads at once.
+// Engine::close may, too; moving and destroying an object that others use may not.
+
+#ifndef AQUILA_HPP
+#define AQUILA_HPP
+
+#include "aquila.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if !defined(AQUILA_NO_EXCEPTIONS) && !defined(__cpp_exceptions)
+#  define AQUILA_NO_EXCEPTIONS 1
+#endif
+#ifndef AQUILA_NO_EXCEPTIONS
+#  include <exception>
+#endif
+
+namespace aquila {
+inline namespace v1 {
+
+/// How a call ended: ok(), or a status, the system's own code and one sentence.
+class Failure {
+public:
+    Failure() : raw_() {}
+    bool ok() const { return raw_.status == AQUILA_OK; }
+    aquila_status status() const { return raw_.status; }
+    const char *status_name() const { return aquila_status_name(raw_.status); }
+    std::int32_t native_code() const { return raw_.native_code; }
+    const char *message() const { return raw_.message; }
+
+    /// Where the C functions write it.
+    aquila_error *raw() { return &raw_; }
+    /// For the functions of C that take no error struct.
+    static Failure of(aquila_status status) {
+        Failure failure;
+        failure.raw_.status = status;
+        std::string_view(aquila_status_name(status)).copy(failure.raw_.message, sizeof failure.raw_.message - 1);
+        return failure;
+    }
+
+private:
+    aquila_error raw_;
+};
+
+/// A failure that is thrown.
+class Error : public std::runtime_error {
+public:
+    explicit Error(const Failure &failure) : std::runtime_error(failure.message()), failure_(failure) {}
+    aquila_status status() const { return failure_.status(); }
+    std::int32_t native_code() const { return failure_.native_code(); }
+    const Failure &failure() const { return failure_; }
+
+private:
+    Failure failure_;
+};
+
+namespace detail {
+
+inline const char *nullable(const std::string &text) { return text.empty() ? nullptr : text.c_str(); }
+
+template <typename T> const T *first(const std::vector<T> &of) { return of.empty() ? nullptr : of.data(); }
+
+/// A callback of the caller, behind a C function: keeps what it throws until the C call has returned.
+template <typename... Arguments> class Carrier {
+public:
+    explicit Carrier(const std::function<bool(Arguments...)> &function) : function_(function) {}
+
+    /// Non-zero to stop.
+    std::int32_t call(Arguments... arguments) noexcept {
+#ifdef AQUILA_NO_EXCEPTIONS
+        return function_(arguments...) ? 0 : 1;
+#else
+        if (thrown_) return 1; // the FINISH event after the stop
+        try {
+            return function_(arguments...) ? 0 : 1;
+        } catch (...) {
+            thrown_ = std::current_exception();
+            return 1;
+        }
+#endif
+    }
+
+    /// Lets go what the callback threw.
+    void finish() {
+#ifndef AQUILA_NO_EXCEPTIONS
+        if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
+#endif
+    }
+
+private:
+    const std::function<bool(Arguments...)> &function_;
+#ifndef AQUILA_NO_EXCEPTIONS
+    std::exception_ptr thrown_;
+#endif
+};
+
+#ifndef AQUILA_NO_EXCEPTIONS
+inline void check(const Failure &failure) {
+    if (!failure.ok()) throw Error(failure);
+}
+#endif
+
+} // namespace detail
+
+/// How a model is loaded: the fields of aquila_load_options. An empty string is NULL.
+struct LoadOptions {
+    std::uint32_t flags = 0;
+    std::string device, dtype, kv_dtype, tokenizer, chat_template;
+    std::uint64_t host_memory = 0, device_memory = 0, kv_memory = 0;
+    std::uint32_t max_context = 0, max_batch = 0, max_waiting = 0, threads = 0;
+    /// Stage, bytes done, bytes in all; false abandons the load.
+    std::function<bool(std::string_view, std::uint64_t, std::uint64_t)> progress;
+
+    /// The same for C, valid while this is unchanged.
+    aquila_load_options raw() const {
+        aquila_load_options out;
+        aquila_load_options_init(&out, sizeof out);
+        out.flags = flags;
+        out.device = detail::nullable(device);
+        out.dtype = detail::nullable(dtype);
+        out.kv_dtype = detail::nullable(kv_dtype);
+        out.tokenizer = detail::nullable(tokenizer);
+        out.chat_template = detail::nullable(chat_template);
+        out.host_memory = host_memory;
+        out.device_memory = device_memory;
+        out.kv_memory = kv_memory;
+        out.max_context = max_context;
+        out.max_batch = max_batch;
+        out.max_waiting = max_waiting;
+        out.threads = threads;
+        return out;
+    }
+};
+
+/// How to generate: the fields of aquila_gen_params, with its defaults.
+struct Params {
+    std::uint32_t flags, max_tokens, min_tokens;
+    float temperature, top_p, min_p, typical_p;
+    std::int32_t top_k, penalty_last_n;
+    float repeat_penalty, frequency_penalty, presence_penalty;
+    std::uint64_t seed;
+    std::vector<std::string> stop;
+    std::vector<std::int32_t> stop_tokens;
+    std::vector<aquila_logit_bias> logit_bias;
+
+    Params() {
+        aquila_gen_params raw;
+        aquila_gen_params_init(&raw, sizeof raw);
+        flags = raw.flags;
+        max_tokens = raw.max_tokens;
+        min_tokens = raw.min_tokens;
+        temperature = raw.temperature;
+        top_p = raw.top_p;
+        min_p = raw.min_p;
+        typical_p = raw.typical_p;
+        top_k = raw.top_k;
+        penalty_last_n = raw.penalty_last_n;
+        repeat_penalty = raw.repeat_penalty;
+        frequency_penalty = raw.frequency_penalty;
+        presence_penalty = raw.presence_penalty;
+        seed = raw.seed;
+    }
+
+    /// The same for C; `strings` holds the addresses of the stop strings, and both are valid while this
+    /// is unchanged.
+    aquila_gen_params raw(std::vector<const char *> &strings) const {
+        for (const std::string &text : stop) strings.push_back(text.c_str());
+        aquila_gen_params out;
+        aquila_gen_params_init(&out, sizeof out);
+        out.flags = flags;
+        out.max_tokens = max_tokens;
+        out.min_tokens = min_tokens;
+        out.temperature = temperature;
+        out.top_p = top_p;
+        out.min_p = min_p;
+        out.typical_p = typical_p;
+        out.top_k = top_k;
+        out.penalty_last_n = penalty_last_n;
+        out.repeat_penalty = repeat_penalty;
+        out.frequency_penalty = frequency_penalty;
+        out.presence_penalty = presence_penalty;
+        out.seed = seed;
+        out.stop = detail::first(strings);
+        out.stop_tokens = detail::first(stop_tokens);
+        out.logit_bias = detail::first(logit_bias);
+        out.n_stop = static_cast<std::uint32_t>(strings.size());
+        out.n_stop_tokens = static_cast<std::uint32_t>(stop_tokens.size());
+        out.n_logit_bias = static_cast<std::uint32_t>(logit_bias.size());
+        return out;
+    }
+};
+
+/// What a generation says while it runs. Valid until the callback returns.
+class Event {
+public:
+    explicit Event(const aquila_event *raw) : raw_(raw) {}
+    /// AQUILA_EVENT_...
+    std::uint32_t kind() const { return raw_->kind; }
+    std::string_view text() const { return {raw_->text, raw_->text_size}; }
+    std::vector<std::int32_t> tokens() const { return {raw_->tokens, raw_->tokens + raw_->n_tokens}; }
+    /// AQUILA_FINISH_..., of the last event.
+    std::uint32_t finish() const { return raw_->finish; }
+    const aquila_event &raw() const { return *raw_; }
+
+private:
+    const aquila_event *raw_;
+};
+
+/// How a streamed generation ended.
+struct Outcome {
+    std::uint32_t finish = AQUILA_FINISH_NONE;
+    aquila_stats stats = {};
+};
+
+/// A finished text.
+class Result {
+public:
+    Result() = default;
+    explicit Result(aquila_result *owned) : handle_(owned) {}
+    Result(Result &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Result &operator=(Result &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Result() { aquila_result_free(handle_); }
+
+    /// Valid while this lives, as is json().
+    std::string_view text() const {
+        std::size_t size = 0;
+        const char *text = aquila_result_text(handle_, &size);
+        return {text, size};
+    }
+    std::string_view json() const {
+        std::size_t size = 0;
+        const char *text = aquila_result_json(handle_, &size);
+        return {text, size};
+    }
+    std::vector<std::int32_t> tokens() const {
+        std::size_t count = 0;
+        const std::int32_t *tokens = aquila_result_tokens(handle_, &count);
+        return {tokens, tokens + count};
+    }
+    std::vector<float> logprobs() const {
+        std::size_t count = 0;
+        const float *logprobs = aquila_result_logprobs(handle_, &count);
+        return {logprobs, logprobs + count};
+    }
+    /// AQUILA_FINISH_...
+    std::uint32_t finish() const { return aquila_result_finish(handle_); }
+    /// All zero for an empty result.
+    aquila_stats stats() const {
+        aquila_stats stats = {};
+        stats.struct_size = sizeof stats;
+        static_cast<void>(aquila_result_stats(handle_, &stats));
+        return stats;
+    }
+    aquila_result *get() const { return handle_; }
+
+private:
+    aquila_result *handle_ = nullptr;
+};
+
+/// A loaded model.
+class Engine {
+public:
+    using OnEvent = std::function<bool(const Event &)>;
+
+    Engine() = default;
+    explicit Engine(aquila_engine *owned) : handle_(owned) {}
+    Engine(Engine &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Engine &operator=(Engine &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Engine() { close(); }
+
+    /// Ends all requests, also those of other threads, and gives the memory back. Later calls fail with
+    /// AQUILA_ERR_CLOSED.
+    void close() const { aquila_free(handle_); }
+    aquila_engine *get() const { return handle_; }
+
+    [[nodiscard]] static Failure try_load(const std::string &model, const LoadOptions &options, Engine &out) {
+        using Progress = detail::Carrier<std::string_view, std::uint64_t, std::uint64_t>;
+        Progress progress(options.progress);
+        aquila_load_options raw = options.raw();
+        if (options.progress) {
+            raw.progress = [](const char *stage, std::uint64_t done, std::uint64_t total, void *user) {
+                return static_cast<Progress *>(user)->call(stage, done, total);
+            };
+            raw.progress_user = &progress;
+        }
+        Failure failure;
+        aquila_engine *handle = nullptr;
+        aquila_load(model.c_str(), &raw, &handle, failure.raw());
+        Engine loaded(handle);
+        progress.finish();
+        if (failure.ok()) out = std::move(loaded);
+        return failure;
+    }
+
+    [[nodiscard]] Failure try_generate(const std::string &prompt, const Params &params, Result &out) const {
+        std::vector<const char *> strings;
+        const aquila_gen_params raw = params.raw(strings);
+        Failure failure;
+        aquila_result *handle = nullptr;
+        aquila_generate(handle_, prompt.c_str(), &raw, &handle, failure.raw());
+        if (failure.ok()) out = Result(handle);
+        return failure;
+    }
+
+    [[nodiscard]] Failure try_stream(const std::string &prompt, const Params &params, const OnEvent &on_event,
+                                     Outcome &out) const {
+        const OnEvent keep = [&](const Event &event) {
+            if (event.kind() == AQUILA_EVENT_FINISH) out = {event.finish(), *event.raw().stats};
+            return on_event(event);
+        };
+        using Events = detail::Carrier<const Event &>;
+        Events events(keep);
+        const auto call = [](const aquila_event *event, void *user) {
+            return static_cast<Events *>(user)->call(Event(event));
+        };
+        std::vector<const char *> strings;
+        const aquila_gen_params raw = params.raw(strings);
+        Failure failure;
+        aquila_stream(handle_, prompt.c_str(), &raw, call, &events, failure.raw());
+        events.finish();
+        return failure;
+    }
+
+    [[nodiscard]] Failure try_tokenize(std::string_view text, std::uint32_t flags,
+                                       std::vector<std::int32_t> &out) const {
+        Failure failure;
+        std::size_t count = 0;
+        aquila_tokenize(handle_, data(text), text.size(), flags, nullptr, 0, &count, failure.raw());
+        if (!failure.ok() || count == 0) {
+            if (failure.ok()) out.clear();
+            return failure;
+        }
+        out.resize(count);
+        aquila_tokenize(handle_, data(text), text.size(), flags, out.data(), count, &count, failure.raw());
+        return failure;
+    }
+
+    [[nodiscard]] Failure try_detokenize(const std::vector<std::int32_t> &ids, std::uint32_t flags,
+                                         std::string &out) const {
+        return text_of(out, [&](char *text, std::size_t capacity, std::size_t *size, aquila_error *error) {
+            aquila_detokenize(handle_, detail::first(ids), ids.size(), flags, text, capacity, size, error);
+        });
+    }
+
+    [[nodiscard]] Failure try_apply_template(const std::string &messages, const std::string &tools,
+                                             bool add_prompt, std::string &out) const {
+        return text_of(out, [&](char *text, std::size_t capacity, std::size_t *size, aquila_error *error) {
+            aquila_apply_template(handle_, messages.c_str(), detail::nullable(tools), add_prompt ? 1u : 0u, text,
+                                  capacity, size, error);
+        });
+    }
+
+    [[nodiscard]] Failure try_json(std::string &out) const {
+        return text_of(out, [&](char *text, std::size_t capacity, std::size_t *size, aquila_error *error) {
+            aquila_engine_json(handle_, text, capacity, size, error);
+        });
+    }
+
+    [[nodiscard]] Failure try_info(aquila_engine_info &out) const {
+        out.struct_size = sizeof out;
+        return Failure::of(aquila_get_info(handle_, &out));
+    }
+
+#ifndef AQUILA_NO_EXCEPTIONS
+    /// Loads a model: a Hugging Face directory or a GGUF file.
+    explicit Engine(const std::string &model, const LoadOptions &options = {}) {
+        detail::check(try_load(model, options, *this));
+    }
+
+    Result generate(const std::string &prompt, const Params &params = {}) const {
+        Result out;
+        detail::check(try_generate(prompt, params, out));
+        return out;
+    }
+
+    /// Calls `on_event` for each event, on this thread; false stops.
+    Outcome stream(const std::string &prompt, const Params &params, const OnEvent &on_event) const {
+        Outcome out;
+        detail::check(try_stream(prompt, params, on_event, out));
+        return out;
+    }
+
+    std::vector<std::int32_t> tokenize(std::string_view text, std::uint32_t flags = 0) const {
+        std::vector<std::int32_t> out;
+        detail::check(try_tokenize(text, flags, out));
+        return out;
+    }
+
+    std::string detokenize(const std::vector<std::int32_t> &ids, std::uint32_t flags = 0) const {
+        std::string out;
+        detail::check(try_detokenize(ids, flags, out));
+        return out;
+    }
+
+    /// `messages` and `tools` are JSON; no tools where that is empty.
+    std::string apply_template(const std::string &messages, const std::string &tools = {},
+                               bool add_prompt = true) const {
+        std::string out;
+        detail::check(try_apply_template(messages, tools, add_prompt, out));
+        return out;
+    }
+
+    std::string json() const {
+        std::string out;
+        detail::check(try_json(out));
+        return out;
+    }
+
+    aquila_engine_info info() const {
+        aquila_engine_info out = {};
+        detail::check(try_info(out));
+        return out;
+    }
+#endif
+
+private:
+    /// An address also for the empty view, which may have none.
+    static const char *data(std::string_view text) { return text.empty() ? "" : text.data(); }
+
+    /// The two-call protocol: ask for the size, then for the text.
+    template <typename Call> static Failure text_of(std::string &out, const Call &call) {
+        Failure failure;
+        std::size_t size = 0;
+        call(nullptr, 0, &size, failure.raw());
+        if (!failure.ok()) return failure;
+        std::string text(size, '\0');
+        call(text.data(), size + 1, &size, failure.raw());
+        if (failure.ok()) out = std::move(text);
+        return failure;
+    }
+
+    aquila_engine *handle_ = nullptr;
+};
+
+} // namespace v1
+} // namespace aquila
+
+#endif // AQUILA_HPP

@@ -1,0 +1,34 @@
+# The parts of the Makefile that make the header and install the library.
+#
+#   make install PREFIX=/usr DESTDIR=/tmp/package LIBDIR=lib/x86_64-linux-gnu
+#   make stage          the same tree below target/stage, for examples and tests
+
+PREFIX ?= /usr/local
+LIBDIR ?= lib
+DESTDIR ?=
+CARGO ?= cargo
+
+.PHONY: build-release stage install uninstall header check-header
+
+build-release:
+	$(CARGO) build --release --locked
+
+stage: build-release
+	DESTDIR= pkgconfig/stage.sh target/release "$(CURDIR)/target/stage" lib
+
+install: build-release
+	DESTDIR="$(DESTDIR)" pkgconfig/stage.sh target/release "$(PREFIX)" "$(LIBDIR)"
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig || true; fi
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/include/aquila.h" "$(DESTDIR)$(PREFIX)/include/aquila.hpp" \
+	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)"/libaquila.so* "$(DESTDIR)$(PREFIX)/$(LIBDIR)/libaquila.a" \
+	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/aquila.pc" "$(DESTDIR)$(PREFIX)/bin/aquila"
+	rm -rf "$(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/aquila" "$(DESTDIR)$(PREFIX)/share/doc/aquila" \
+	    "$(DESTDIR)$(PREFIX)/share/aquila"
+
+header:
+	AQUILA_WRITE_HEADER=1 $(CARGO) test --locked --test capi header_is_generated
+
+check-header:
+	$(CARGO) test --locked --test capi header

@@ -1,0 +1,449 @@
+//! Generation: parameters, the whole text at once, or piece by piece.
+
+use super::engine::{EngineObject, aquila_engine, pin_engine};
+use super::guard::{self, status_call, value_call};
+use super::handles::{self, Pin};
+use super::options::{self, sized};
+use super::result::{ResultObject, aquila_result, aquila_stats, finish_number};
+use super::status::{AQUILA_OK, aquila_error, aquila_status};
+use super::text::token_ids;
+use crate::base::error::Result;
+use crate::engine::params::{Event, Finish, GenParams, Input};
+use crate::engine::{Next, Request};
+use crate::sampling::SamplingParams;
+use std::ffi::{c_char, c_void};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ptr;
+
+/// Go on past the model's own end-of-sequence ids.
+pub const AQUILA_GEN_IGNORE_EOS: u32 = 1;
+/// Put the prompt's text in front.
+pub const AQUILA_GEN_ECHO: u32 = 2;
+/// Leave the stop string in the text.
+pub const AQUILA_GEN_KEEP_STOP: u32 = 4;
+/// Show special tokens as text.
+pub const AQUILA_GEN_SHOW_SPECIAL: u32 = 8;
+/// Do not add what the tokenizer's own rules add to a prompt.
+pub const AQUILA_GEN_NO_ADD_SPECIAL: u32 = 128;
+/// Do not recognise special-token text in the prompt.
+pub const AQUILA_GEN_NO_PARSE_SPECIAL: u32 = 256;
+/// The prompt is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template.
+/// Text of the messages never becomes a special token.
+pub const AQUILA_GEN_MESSAGES: u32 = 512;
+
+/// As a seed: another text each time.
+pub const AQUILA_SEED_RANDOM: u64 = u64::MAX;
+
+/// Added to the logit of one token.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct aquila_logit_bias {
+    /// The token's id.
+    pub token: i32,
+    /// What is added; finite.
+    pub bias: f32,
+}
+
+/// How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
+/// the call returns.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct aquila_gen_params {
+    /// sizeof(aquila_gen_params).
+    pub struct_size: u32,
+    /// AQUILA_GEN_... bits.
+    pub flags: u32,
+    /// Most new tokens; 0: what the context leaves.
+    pub max_tokens: u32,
+    /// New tokens before an end-of-sequence id may end the text.
+    pub min_tokens: u32,
+    /// 0: greedy. Else logits are divided by it.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches it; 1: all.
+    pub top_p: f32,
+    /// Keep tokens with at least this share of the best one's probability; 0: all.
+    pub min_p: f32,
+    /// Keep this mass of tokens nearest the entropy; 1: all.
+    pub typical_p: f32,
+    /// Keep so many of the most probable tokens; 0 or -1: all.
+    pub top_k: i32,
+    /// Last tokens that the penalties look at; -1: all; 0: none.
+    pub penalty_last_n: i32,
+    /// Divides positive and multiplies negative logits of tokens seen; 1: off.
+    pub repeat_penalty: f32,
+    /// Subtracted for each time a token was generated; 0: off.
+    pub frequency_penalty: f32,
+    /// Subtracted if a token was generated; 0: off.
+    pub presence_penalty: f32,
+    /// Strings in `stop`.
+    pub n_stop: u32,
+    /// The same seed gives the same text. AQUILA_SEED_RANDOM: another each time.
+    pub seed: u64,
+    /// Strings that end the text, and are not part of it unless AQUILA_GEN_KEEP_STOP.
+    pub stop: *const *const c_char,
+    /// Ids that end the text, beside the model's own.
+    pub stop_tokens: *const i32,
+    /// Changes of single logits, made before everything else.
+    pub logit_bias: *const aquila_logit_bias,
+    /// Ids in `stop_tokens`.
+    pub n_stop_tokens: u32,
+    /// Changes in `logit_bias`.
+    pub n_logit_bias: u32,
+}
+
+sized!(aquila_gen_params {
+    struct_size, flags, max_tokens, min_tokens, temperature, top_p, min_p, typical_p, top_k,
+    penalty_last_n, repeat_penalty, frequency_penalty, presence_penalty, n_stop, seed, stop, stop_tokens,
+    logit_bias, n_stop_tokens, n_logit_bias,
+} defaults());
+
+/// The defaults of the library, as C has them.
+fn defaults() -> aquila_gen_params {
+    let params = GenParams::default();
+    let sampling = &params.sampling;
+    aquila_gen_params {
+        struct_size: size_of::<aquila_gen_params>() as u32,
+        flags: 0,
+        max_tokens: params.max_tokens,
+        min_tokens: params.min_tokens,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        typical_p: sampling.typical_p,
+        top_k: sampling.top_k as i32,
+        penalty_last_n: sampling.penalty_last_n,
+        repeat_penalty: sampling.repeat_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        presence_penalty: sampling.presence_penalty,
+        n_stop: 0,
+        seed: AQUILA_SEED_RANDOM,
+        stop: ptr::null(),
+        stop_tokens: ptr::null(),
+        logit_bias: ptr::null(),
+        n_stop_tokens: 0,
+        n_logit_bias: 0,
+    }
+}
+
+impl aquila_gen_params {
+    /// The parameters as the engine takes them, for a vocabulary of `vocab` ids.
+    ///
+    /// # Safety
+    /// The arrays have as many elements as their counts say, and the strings are NUL-terminated.
+    unsafe fn to_params(self, vocab: usize) -> Result<GenParams> {
+        const KNOWN: u32 = AQUILA_GEN_IGNORE_EOS
+            | AQUILA_GEN_ECHO
+            | AQUILA_GEN_KEEP_STOP
+            | AQUILA_GEN_SHOW_SPECIAL
+            | AQUILA_GEN_NO_ADD_SPECIAL
+            | AQUILA_GEN_NO_PARSE_SPECIAL
+            | AQUILA_GEN_MESSAGES;
+        options::check_flags("aquila_gen_params: flags", self.flags, KNOWN)?;
+        let flag = |bit| self.flags & bit != 0;
+        // SAFETY: the caller's promise.
+        let (stop, stop_tokens, sampling) =
+            unsafe { (self.stop_strings()?, self.stop_ids(vocab)?, self.sampling(vocab)?) };
+        Ok(GenParams {
+            max_tokens: self.max_tokens,
+            min_tokens: self.min_tokens,
+            sampling,
+            stop,
+            stop_tokens,
+            ignore_eos: flag(AQUILA_GEN_IGNORE_EOS),
+            echo: flag(AQUILA_GEN_ECHO),
+            keep_stop: flag(AQUILA_GEN_KEEP_STOP),
+            show_special: flag(AQUILA_GEN_SHOW_SPECIAL),
+            no_add_special: flag(AQUILA_GEN_NO_ADD_SPECIAL),
+            no_parse_special: flag(AQUILA_GEN_NO_PARSE_SPECIAL),
+        })
+    }
+
+    /// # Safety
+    /// As for [`Self::to_params`].
+    unsafe fn stop_strings(&self) -> Result<Vec<String>> {
+        // SAFETY: the caller's promise.
+        let strings = unsafe { guard::array("stop", self.stop, self.n_stop as usize) }?;
+        let mut stop = Vec::new();
+        for (at, &string) in strings.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            stop.push(unsafe { guard::text(&format!("stop[{at}]"), string) }?.to_owned());
+        }
+        Ok(stop)
+    }
+
+    /// # Safety
+    /// As for [`Self::to_params`].
+    unsafe fn stop_ids(&self, vocab: usize) -> Result<Vec<u32>> {
+        // SAFETY: the caller's promise.
+        let ids = unsafe { guard::array("stop_tokens", self.stop_tokens, self.n_stop_tokens as usize) }?;
+        token_ids("stop_tokens", ids, vocab)
+    }
+
+    /// # Safety
+    /// As for [`Self::to_params`].
+    unsafe fn sampling(&self, vocab: usize) -> Result<SamplingParams> {
+        crate::ensure!(self.top_k >= -1, Argument, "top_k: {}, expected -1, 0 or more", self.top_k);
+        // SAFETY: the caller's promise.
+        let biases = unsafe { guard::array("logit_bias", self.logit_bias, self.n_logit_bias as usize) }?;
+        let tokens: Vec<i32> = biases.iter().map(|bias| bias.token).collect();
+        let tokens = token_ids("logit_bias", &tokens, vocab)?;
+        Ok(SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k.max(0) as u32,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            penalty_last_n: self.penalty_last_n,
+            seed: match self.seed {
+                // The keys of the standard library's hash maps come from the system's random numbers.
+                AQUILA_SEED_RANDOM => RandomState::new().build_hasher().finish(),
+                seed => seed,
+            },
+            logit_bias: tokens.into_iter().zip(biases.iter().map(|bias| bias.bias)).collect(),
+        })
+    }
+}
+
+/// A part of the prompt is computed: `prefill_done` and `prefill_total` say how much.
+pub const AQUILA_EVENT_PREFILL: u32 = 1;
+/// New text and its tokens.
+pub const AQUILA_EVENT_TEXT: u32 = 2;
+/// The last event: `finish`, `status` and `stats` say how it ended.
+pub const AQUILA_EVENT_FINISH: u32 = 3;
+
+/// What a generation says while it runs. Lives, with all that it points to, until the function it was
+/// handed to returns. Fields that its kind does not use are 0 and NULL, but `text` is never NULL.
+#[repr(C)]
+pub struct aquila_event {
+    /// sizeof(aquila_event) of the library: fields beyond it do not exist.
+    pub struct_size: u32,
+    /// AQUILA_EVENT_...
+    pub kind: u32,
+    /// New text: whole UTF-8 characters, NUL-terminated.
+    pub text: *const c_char,
+    /// Its bytes, without the NUL.
+    pub text_size: usize,
+    /// The tokens behind it; there may be some without text, and text without any.
+    pub tokens: *const i32,
+    /// Log-probability of each of the tokens.
+    pub logprobs: *const f32,
+    /// How many tokens.
+    pub n_tokens: usize,
+    /// AQUILA_FINISH_..., with AQUILA_EVENT_FINISH.
+    pub finish: u32,
+    /// Tokens of the prompt computed so far.
+    pub prefill_done: u32,
+    /// Tokens of the prompt.
+    pub prefill_total: u32,
+    /// What failed, with AQUILA_FINISH_ERROR.
+    pub status: aquila_status,
+    /// Times and counts, with AQUILA_EVENT_FINISH.
+    pub stats: *const aquila_stats,
+}
+
+const _: () = assert!(size_of::<aquila_event>() == 72, "no padding");
+
+impl aquila_event {
+    fn new(kind: u32) -> Self {
+        aquila_event {
+            struct_size: size_of::<aquila_event>() as u32,
+            kind,
+            text: c"".as_ptr(),
+            text_size: 0,
+            tokens: ptr::null(),
+            logprobs: ptr::null(),
+            n_tokens: 0,
+            finish: 0,
+            prefill_done: 0,
+            prefill_total: 0,
+            status: AQUILA_OK,
+            stats: ptr::null(),
+        }
+    }
+}
+
+/// Receives the events of a generation, on the thread that called aquila_stream and never two at once.
+/// Return non-zero to stop: the text ends there, with AQUILA_FINISH_CANCELLED. It may call any function
+/// of the library, and free any handle, also the engine's. It must not longjmp or throw.
+pub type aquila_stream_fn =
+    Option<unsafe extern "C" fn(event: *const aquila_event, user: *mut c_void) -> i32>;
+
+/// Fills generation parameters with the defaults: greedy, to the end of the context.
+///
+/// Parameters: `params`, the struct; `size`, sizeof(aquila_gen_params) of the caller's header, which
+/// becomes its struct_size.
+/// Threads: any, at any time.
+///
+/// # Safety
+/// `params`, unless NULL, points to `size` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_gen_params_init(params: *mut aquila_gen_params, size: usize) {
+    // SAFETY: the caller's promise is the same.
+    value_call((), || unsafe { options::init(params, size) })
+}
+
+/// Generates a whole text and waits for it.
+///
+/// Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
+/// handle is written, NULL on failure.
+/// Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
+/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CLOSED where the
+/// engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process.
+/// Ownership: the result is the caller's, to be given back with aquila_result_free.
+/// Threads: any, at any time, many at once on one engine.
+///
+/// # Safety
+/// Pointers are NULL or valid as the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_generate(
+    engine: *mut aquila_engine,
+    prompt: *const c_char,
+    params: *const aquila_gen_params,
+    result: *mut *mut aquila_result,
+    error: *mut aquila_error,
+) -> aquila_status {
+    // SAFETY: the caller's promise, for every pointer used below.
+    unsafe {
+        status_call(error, || {
+            let out = guard::out("result", result)?;
+            *out = ptr::null_mut();
+            let engine = pin_engine(engine)?;
+            let generation = submit(&engine, prompt, params)?.wait()?;
+            *out = handles::insert(ResultObject::new(generation)).map_err(|(error, _)| error)?;
+            Ok(())
+        })
+    }
+}
+
+/// Generates a text and hands it on piece by piece: whole characters, and no part of a stop string.
+///
+/// Parameters: `prompt` and `params`, as for aquila_generate; `stream`, called for each event on this
+/// thread; `user`, handed to it as it is.
+/// Returns: as aquila_generate. AQUILA_OK means that the last event was AQUILA_EVENT_FINISH, also where
+/// the function stopped it; no event follows one with AQUILA_EVENT_FINISH, and its return value is
+/// ignored. Where the function freed the engine, no further event comes and the call returns
+/// AQUILA_ERR_CLOSED.
+/// Threads: any, at any time, many at once on one engine.
+///
+/// # Safety
+/// Pointers are NULL or valid as the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_stream(
+    engine: *mut aquila_engine,
+    prompt: *const c_char,
+    params: *const aquila_gen_params,
+    stream: aquila_stream_fn,
+    user: *mut c_void,
+    error: *mut aquila_error,
+) -> aquila_status {
+    // SAFETY: the caller's promise, for every pointer used below.
+    unsafe {
+        status_call(error, || {
+            let stream = stream.ok_or_else(|| crate::error!(Argument, "stream: NULL, expected a function"))?;
+            let engine = pin_engine(engine)?;
+            let request = submit(&engine, prompt, params)?;
+            // SAFETY: the host gave the function and its `user` for the length of this call.
+            deliver(&engine, &request, |event| stream(event, user) != 0)
+        })
+    }
+}
+
+/// # Safety
+/// As for [`aquila_generate`].
+unsafe fn submit(
+    engine: &Pin<EngineObject>,
+    prompt: *const c_char,
+    params: *const aquila_gen_params,
+) -> Result<Request> {
+    // SAFETY: the caller's promise.
+    let (prompt, params) = unsafe { (guard::text("prompt", prompt)?.to_owned(), options::read(params)?) };
+    let input = match params.flags & AQUILA_GEN_MESSAGES {
+        0 => Input::Text(prompt),
+        _ => Input::Messages(prompt),
+    };
+    let engine = engine.engine();
+    // SAFETY: the caller's promise.
+    engine.submit(input, unsafe { params.to_params(engine.info().vocab as usize) }?)
+}
+
+/// Reads a request's events to the end and hands them to `call`, which says whether to stop.
+fn deliver(
+    engine: &Pin<EngineObject>,
+    request: &Request,
+    mut call: impl FnMut(&aquila_event) -> bool,
+) -> Result<()> {
+    let mut stopped = false;
+    loop {
+        let event = match request.next(None)? {
+            Next::Event(event) => event,
+            Next::Timeout => continue,
+            Next::Done => return Ok(()),
+        };
+        let last = match event {
+            Event::Finish { reason, error } => Some((reason, error)),
+            // What was made before the cancellation took effect is not wanted any more.
+            _ if stopped => None,
+            Event::Prefill { done, total } => {
+                stopped = call(&prefill_event(done, total));
+                None
+            }
+            Event::Text { text, tokens, logprobs } => {
+                stopped = call_with_text(text, &tokens, &logprobs, &mut call);
+                None
+            }
+        };
+        if let Some((reason, error)) = last {
+            let failure = if reason == Finish::Error { error } else { None };
+            call_with_finish(request, reason, failure.as_ref().map(|e| e.status as i32), &mut call);
+            return failure.map_or(Ok(()), Err);
+        }
+        if engine.is_closed() {
+            // Freed by the function just called, or by another thread, which is ending the request.
+            request.cancel();
+            crate::bail!(Closed, "engine: this aquila_engine was freed");
+        }
+        if stopped {
+            request.cancel();
+        }
+    }
+}
+
+fn prefill_event(done: u32, total: u32) -> aquila_event {
+    aquila_event { prefill_done: done, prefill_total: total, ..aquila_event::new(AQUILA_EVENT_PREFILL) }
+}
+
+fn call_with_text(
+    mut text: String,
+    tokens: &[u32],
+    logprobs: &[f32],
+    call: &mut impl FnMut(&aquila_event) -> bool,
+) -> bool {
+    let text_size = text.len();
+    text.push('\0');
+    call(&aquila_event {
+        text: text.as_ptr().cast(),
+        text_size,
+        tokens: tokens.as_ptr().cast(),
+        logprobs: if logprobs.len() == tokens.len() { logprobs.as_ptr() } else { ptr::null() },
+        n_tokens: tokens.len(),
+        ..aquila_event::new(AQUILA_EVENT_TEXT)
+    })
+}
+
+fn call_with_finish(
+    request: &Request,
+    reason: Finish,
+    status: Option<aquila_status>,
+    call: &mut impl FnMut(&aquila_event) -> bool,
+) {
+    let stats = aquila_stats::from(&request.timings());
+    call(&aquila_event {
+        finish: finish_number(reason),
+        status: status.unwrap_or(AQUILA_OK),
+        stats: &stats,
+        ..aquila_event::new(AQUILA_EVENT_FINISH)
+    });
+}

@@ -1,0 +1,75 @@
+//! Paths that hold no model.
+
+use super::{refused, small, small_dir};
+use crate::support::TempDir;
+use aquila::Status;
+use std::path::Path;
+
+#[test]
+fn no_model_at_all() {
+    let dir = TempDir::new();
+    refused(Path::new("/no/such/model"), Status::NotFound, &["/no/such/model"]);
+    refused(&dir.join("gone.gguf"), Status::NotFound, &["gone.gguf"]);
+    refused(dir.path(), Status::Format, &["no model", "config.json", ".gguf", "found nothing"]);
+    std::fs::write(dir.join("notes.txt"), "Aquila is an eagle.").unwrap();
+    refused(dir.path(), Status::Format, &["found 1 other files"]);
+    refused(&dir.join("notes.txt"), Status::Format, &["notes.txt", "a GGUF file", "Aquila i"]);
+    std::fs::write(dir.join("empty"), "").unwrap();
+    refused(&dir.join("empty"), Status::Format, &["empty", "found neither"]);
+    refused(Path::new("/dev/null"), Status::Format, &["/dev/null", "a device"]);
+}
+
+#[test]
+fn a_pipe_does_not_hang() {
+    let dir = TempDir::new();
+    let path = dir.join("pipe.gguf");
+    let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(status.success());
+    refused(&path, Status::Format, &["pipe.gguf", "a pipe"]);
+    small().write_dir(dir.path());
+    std::fs::remove_file(dir.join("model.safetensors")).unwrap();
+    std::fs::rename(&path, dir.join("model.safetensors")).unwrap();
+    refused(dir.path(), Status::Format, &["model.safetensors", "a pipe"]);
+}
+
+#[test]
+fn weights_missing_or_of_another_kind() {
+    let dir = small_dir();
+    let weights = dir.join("model.safetensors");
+    let valid = std::fs::read(&weights).unwrap();
+    std::fs::remove_file(&weights).unwrap();
+    refused(dir.path(), Status::Format, &["no weights", "model.safetensors.index.json"]);
+    std::fs::write(dir.join("pytorch_model-00001-of-00002.bin"), "PK").unwrap();
+    refused(dir.path(), Status::Unsupported, &["pytorch_model", "convert", "safetensors"]);
+    std::fs::write(dir.join("a.safetensors"), &valid).unwrap();
+    aquila::model::Checkpoint::open(dir.path(), false).expect("a single file of another name");
+    std::fs::write(dir.join("b.safetensors"), &valid).unwrap();
+    refused(dir.path(), Status::Format, &["2 .safetensors files", "without model.safetensors.index.json"]);
+    std::fs::create_dir(&weights).unwrap();
+    refused(dir.path(), Status::Format, &["model.safetensors", "a directory"]);
+    std::fs::write(dir.join("torch.pt"), b"PK\x03\x04 and more").unwrap();
+    refused(&dir.join("torch.pt"), Status::Unsupported, &["torch.pt", "torch checkpoints"]);
+    std::fs::remove_file(dir.join("config.json")).unwrap();
+    refused(&dir.join("a.safetensors"), Status::NotFound, &["config.json"]);
+}
+
+#[test]
+fn several_gguf_files_are_a_question() {
+    let dir = TempDir::new();
+    small().write_gguf(&dir.join("a.gguf"));
+    small().write_gguf(&dir.join("b.gguf"));
+    refused(dir.path(), Status::Format, &["2 .gguf files", "a.gguf"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_refused_read_is_an_io_error() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = small_dir();
+    let path = dir.join("config.json");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    if std::fs::File::open(&path).is_ok() {
+        return; // root may read everything
+    }
+    refused(dir.path(), Status::Io, &["config.json", "ermission"]);
+}

@@ -1,0 +1,136 @@
+//! Random damage: the readers answer with a status and never panic, and what they accept lies inside
+//! the file.
+
+use super::{memory, small};
+use crate::support::formats::safetensors_bytes;
+use aquila::loading::file::SourceFile;
+use aquila::loading::tensor::Named;
+use aquila::loading::{gguf, safetensors};
+use aquila::model::config;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// One change of a file.
+#[derive(Clone, Debug)]
+enum Damage {
+    Set(Index, u8),
+    Flip(Index, u8),
+    Remove(Index, usize),
+    Insert(Index, Vec<u8>),
+    Repeat(Index, usize),
+    /// Eight bytes that a length, count or offset may be made of.
+    Number(Index, u64),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let number = prop_oneof![
+        any::<u64>(),
+        0..100u64,
+        Just(u64::MAX),
+        Just(i64::MAX as u64),
+        Just(1 << 32),
+        (0..64u32).prop_map(|shift| 1u64 << shift)
+    ];
+    let at = || any::<Index>();
+    prop_oneof![
+        (at(), any::<u8>()).prop_map(|(i, b)| Damage::Set(i, b)),
+        (at(), 0..8u8).prop_map(|(i, b)| Damage::Flip(i, b)),
+        (at(), 1..64usize).prop_map(|(i, n)| Damage::Remove(i, n)),
+        (at(), prop::collection::vec(any::<u8>(), 1..16)).prop_map(|(i, b)| Damage::Insert(i, b)),
+        (at(), 1..64usize).prop_map(|(i, n)| Damage::Repeat(i, n)),
+        (at(), number).prop_map(|(i, n)| Damage::Number(i, n)),
+    ]
+}
+
+/// Applies the changes to the first `header` bytes.
+fn damaged(file: &[u8], header: usize, changes: &[Damage]) -> Vec<u8> {
+    let mut out = file.to_vec();
+    for change in changes {
+        let size = out.len().min(header);
+        if size == 0 {
+            break;
+        }
+        match change {
+            Damage::Set(at, byte) => out[at.index(size)] = *byte,
+            Damage::Flip(at, bit) => out[at.index(size)] ^= 1 << bit,
+            Damage::Remove(at, count) => {
+                let start = at.index(size);
+                out.drain(start..(start + count).min(size));
+            }
+            Damage::Insert(at, bytes) => {
+                let at = at.index(size);
+                out.splice(at..at, bytes.iter().copied());
+            }
+            Damage::Repeat(at, count) => {
+                let start = at.index(size);
+                let part = out[start..(start + count).min(size)].to_vec();
+                out.splice(start..start, part);
+            }
+            Damage::Number(at, number) => {
+                let start = at.index(size);
+                let end = (start + 8).min(size);
+                out[start..end].copy_from_slice(&number.to_le_bytes()[..end - start]);
+            }
+        }
+    }
+    out
+}
+
+fn inside(named: &Named, len: usize) -> bool {
+    named.iter().all(|(_, t)| t.range.start <= t.range.end && t.range.end <= len as u64)
+}
+
+/// Runs a reader; its tensors must lie inside the file and its memory within a few times its size.
+fn check<T>(
+    bytes: &[u8],
+    read: impl FnOnce(&SourceFile) -> aquila::Result<T>,
+    named: impl FnOnce(&T) -> &Named,
+) -> Result<(), TestCaseError> {
+    let file = SourceFile::from_bytes("damaged", bytes.to_vec());
+    let (result, peak) = memory::peak_of(|| read(&file));
+    prop_assert!(peak < 4 * bytes.len() as u64 + (1 << 20), "{peak} bytes taken for {}", bytes.len());
+    match result {
+        Ok(value) => prop_assert!(inside(named(&value), bytes.len())),
+        Err(error) => prop_assert!(error.message.contains("damaged"), "{error}"),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_are_no_checkpoint(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        check(&bytes, safetensors::read, |named| named)?;
+        check(&[b"GGUF\x03\0\0\0", &bytes[..]].concat(), gguf::read, |(_, named)| named)?;
+        let _ = config::parse("config.json", &bytes);
+    }
+
+    #[test]
+    fn damaged_safetensors(changes in prop::collection::vec(damage(), 1..6)) {
+        let file = safetensors_bytes(&small().tensors(), small().dtype);
+        let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        check(&damaged(&file, header, &changes), safetensors::read, |named| named)?;
+    }
+
+    #[test]
+    fn damaged_gguf(changes in prop::collection::vec(damage(), 1..6)) {
+        let mut model = small();
+        model.tokenizer = crate::support::TinyTokenizer::Json;
+        model.vocab = 288;
+        let gguf = model.gguf();
+        let header = gguf.header().len();
+        check(&damaged(&gguf.bytes(), header, &changes), gguf::read, |(_, named)| named)?;
+    }
+
+    #[test]
+    fn damaged_config(changes in prop::collection::vec(damage(), 1..4)) {
+        let text = small().config().to_string();
+        if let Ok(config) = config::parse("config.json", &damaged(text.as_bytes(), text.len(), &changes)) {
+            let spec = config.spec;
+            prop_assert!(spec.heads % spec.kv_heads == 0 && spec.head_dim % 2 == 0 && spec.layers > 0);
+            prop_assert!(spec.norm_eps > 0.0 && spec.rope.theta.is_finite() && spec.context > 0);
+            prop_assert!(spec.parameters() > 0);
+        }
+    }
+}

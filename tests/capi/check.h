@@ -1,0 +1,54 @@
+/* What the C tests share: checks that say where they failed, and a small set of parameters. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <aquila.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failures;
+
+#define CHECK(condition)                                                                        \
+    do {                                                                                        \
+        if (!(condition)) {                                                                     \
+            failures++;                                                                         \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                     \
+        }                                                                                       \
+    } while (0)
+
+/* The status of a call that takes `&error` must be as expected, and the error must agree with it. */
+#define EXPECT(call, expected)                                                                  \
+    do {                                                                                        \
+        aquila_status expect_status = (call);                                                   \
+        if (expect_status != (expected)) {                                                      \
+            failures++;                                                                         \
+            fprintf(stderr, "%s:%d: %s: %s: %s\n", __FILE__, __LINE__, #call,                   \
+                    aquila_status_name(expect_status), error.message);                          \
+        }                                                                                       \
+        CHECK(error.status == expect_status);                                                   \
+        CHECK((error.message[0] == '\0') == (expect_status == AQUILA_OK));                      \
+    } while (0)
+
+/* An address that no struct may have, inside `room`. */
+#define ODD(type, room) ((type *)(void *)((char *)(room) + 1))
+
+static aquila_engine *load(const char *model) {
+    aquila_engine *engine = NULL;
+    aquila_error error;
+    if (aquila_load(model, NULL, &engine, &error) != AQUILA_OK) {
+        fprintf(stderr, "%s\n", error.message);
+        exit(1);
+    }
+    return engine;
+}
+
+static aquila_gen_params short_params(uint32_t tokens) {
+    aquila_gen_params params;
+    aquila_gen_params_init(&params, sizeof params);
+    params.max_tokens = tokens;
+    params.flags = AQUILA_GEN_IGNORE_EOS;
+    return params;
+}
+
+#endif

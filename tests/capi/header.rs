@@ -1,0 +1,93 @@
+//! `include/aquila.h` is what cbindgen makes of `src/capi`, and every compiler takes it.
+
+use crate::stage::{Compiler, manifest_dir, run, scratch};
+use std::fs;
+
+/// The nouns in the order of the header.
+const NOUNS: [&str; 8] = ["library", "status", "log", "engine", "load", "generate", "result", "text"];
+
+/// What cbindgen makes of the nouns, tidied.
+fn generated() -> String {
+    let root = manifest_dir();
+    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml");
+    let builder = NOUNS.iter().fold(cbindgen::Builder::new().with_config(config), |builder, noun| {
+        builder.with_src(root.join("src/capi").join(noun).with_extension("rs"))
+    });
+    let mut bytes = Vec::new();
+    builder.generate().expect("cbindgen").write(&mut bytes);
+    tidied(&String::from_utf8(bytes).expect("a header is UTF-8"))
+}
+
+/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line on one line,
+/// and leaves no more than one blank line.
+fn tidied(header: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut skipping = false;
+    for line in header.lines().map(str::trim_end) {
+        let (text, indent) = (line.trim(), line.len() - line.trim_start().len());
+        if text == "* # Safety" {
+            skipping = true;
+            while lines.last().is_some_and(|line| line.trim() == "*") {
+                lines.pop();
+            }
+        }
+        let ends = text == "*/";
+        skipping &= !ends;
+        let blank_again = text.is_empty() && lines.last().is_none_or(String::is_empty);
+        if skipping || blank_again {
+            continue;
+        }
+        lines.push(line.to_owned());
+        if let [.., opens, only, _] = lines.as_slice()
+            && ends
+            && opens.trim() == "/**"
+        {
+            let only = only.trim().trim_start_matches("* ").to_owned();
+            lines.truncate(lines.len() - 3);
+            lines.push(format!("{:width$}/** {only} */", "", width = indent - 1));
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// `AQUILA_WRITE_HEADER=1` writes it: that is `make header`.
+#[test]
+fn header_is_generated() {
+    let path = manifest_dir().join("include/aquila.h");
+    let made = generated();
+    if std::env::var_os("AQUILA_WRITE_HEADER").is_some() {
+        fs::write(&path, &made).expect("include/aquila.h");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let differs = kept.lines().zip(made.lines()).position(|(a, b)| a != b);
+    assert!(
+        kept == made,
+        "include/aquila.h is not what src/capi says (first difference at line {:?}): run `make header`",
+        differs.map(|line| line + 1)
+    );
+}
+
+#[test]
+fn every_compiler_takes_the_header() {
+    let dir = scratch("header");
+    let source = dir.join("twice.c");
+    fs::write(
+        &source,
+        "#include <aquila.h>\n#include <aquila.h>\nint use(void);\nint use(void) { return (int)AQUILA_OK; }\n",
+    )
+    .expect("twice.c");
+    let common = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wpadded", "-Werror", "-fsyntax-only"];
+    for compiler in Compiler::found() {
+        for (language, standards) in [
+            ("c", &["c89", "c99", "c11", "c17", "c2x"][..]),
+            ("c++", &["c++98", "c++11", "c++14", "c++17", "c++20"][..]),
+        ] {
+            for standard in standards {
+                let mut command = compiler.c();
+                command.args(["-x", language, &format!("-std={standard}")]).args(common);
+                command.arg("-I").arg(manifest_dir().join("include")).arg(&source);
+                run(&mut command);
+            }
+        }
+    }
+}

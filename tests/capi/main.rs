@@ -1,0 +1,9 @@
+//! The C door, from outside: the header in every standard, an installed tree used through pkg-config and
+//! CMake, and C and C++ programs that hold and misuse it.
+
+mod header;
+mod programs;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+mod symbols;

@@ -1,0 +1,255 @@
+//! The C programs beside this file and the examples, built against the installed tree and run on small
+//! models: linked to the shared library, to the archive, and with AddressSanitizer.
+
+use crate::stage::{Compiler, Link, build, is_here, manifest_dir, program, said, scratch, staged};
+use crate::support::{TempDir, TinyModel};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// One C test a noun, each with a model as its argument.
+const NOUNS: [&str; 8] = ["library", "engine", "load", "generate", "result", "text", "threads", "memory"];
+
+/// A model that all tests read: two layers, 128 tokens of context.
+fn model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-model");
+        TinyModel::default().write_dir(&dir);
+        dir
+    })
+}
+
+fn source(name: &str) -> PathBuf {
+    manifest_dir().join("tests/capi").join(name).with_extension("c")
+}
+
+/// Runs a program that must succeed and say nothing on its error output: the library never prints.
+fn run_quietly(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && err.is_empty(), "{command:?}: {}\n{out}{err}", output.status);
+    output
+}
+
+fn run_nouns(compiler: Compiler, link: Link, flags: &[&str], label: &str) {
+    let dir = scratch(label);
+    for noun in NOUNS {
+        let path = dir.join(noun);
+        build(compiler.c(), &source(noun), &path, link, &[flags, &["-pthread"]].concat());
+        let mut command = program(&path);
+        if noun != "library" {
+            command.arg(model());
+        }
+        let output = run_quietly(&mut command);
+        // Only the memory test has something to tell.
+        assert!(noun == "memory" || output.stdout.is_empty(), "{noun} printed");
+    }
+}
+
+#[test]
+fn nouns_with_the_shared_library() {
+    for &compiler in Compiler::found() {
+        run_nouns(compiler, Link::Shared, &["-std=gnu11"], &format!("shared-{}", compiler.name));
+    }
+}
+
+#[test]
+fn nouns_with_the_archive() {
+    run_nouns(Compiler::found()[0], Link::Static, &["-std=gnu99"], "static");
+}
+
+/// Leaks and overflows on the C side, and leaks of what the library allocates.
+#[test]
+fn nouns_under_address_sanitizer() {
+    let gcc = Compiler::found()[0];
+    run_nouns(gcc, Link::Static, &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "asan");
+    // The sanitizer itself must work, or it proves nothing.
+    let dir = scratch("asan-leak");
+    let (code, path) = (dir.join("leak.c"), dir.join("leak"));
+    let leak = "#include \"check.h\"\nint main(int c, char **v) { (void)c; load(v[1]); short_params(1); return failures; }\n";
+    fs::write(&code, leak).expect("leak.c");
+    let include = format!("-I{}", manifest_dir().join("tests/capi").display());
+    build(gcc.c(), &code, &path, Link::Static, &["-fsanitize=address", &include]);
+    let output = program(&path).arg(model()).output().expect("leak");
+    assert!(output.status.success(), "a loaded engine is reachable from its table, no leak");
+}
+
+/// What each kind of broken checkpoint is refused with: a status, and a word of the message.
+#[test]
+fn bad_files_are_named() {
+    let dir = TempDir::new();
+    let path = dir.join("badfile");
+    build(Compiler::found()[0].c(), &source("badfile"), &path, Link::Shared, &[]);
+    let mut command = program(&path);
+    for (name, status, word, spoil) in bad_files() {
+        let model = dir.join(name);
+        spoil(&model);
+        command.args([status, word]).arg(&model);
+    }
+    print!("{}", String::from_utf8_lossy(&run_quietly(&mut command).stdout));
+}
+
+type Spoil = fn(&Path);
+
+/// Name, status, word in the message, maker.
+fn bad_files() -> Vec<(&'static str, &'static str, &'static str, Spoil)> {
+    fn tiny(dir: &Path) {
+        TinyModel::default().write_dir(dir);
+    }
+    fn edit(dir: &Path, file: &str, from: &str, to: &str) {
+        let path = dir.join(file);
+        let text = fs::read_to_string(&path).expect("a file of the model");
+        assert!(text.contains(from), "{file} has no {from}");
+        fs::write(path, text.replace(from, to)).expect("a file of the model");
+    }
+    fn cut(path: PathBuf) {
+        let bytes = fs::read(&path).expect("a file of the model");
+        fs::write(path, &bytes[..bytes.len() - 1000]).expect("a file of the model");
+    }
+    vec![
+        ("missing", "AQUILA_ERR_NOT_FOUND", "missing", |_| ()),
+        ("empty", "AQUILA_ERR_FORMAT", "empty", |dir| fs::create_dir(dir).expect("a directory")),
+        ("text.txt", "AQUILA_ERR_FORMAT", "text.txt", |path| fs::write(path, "hello\n").expect("a file")),
+        ("truncated", "AQUILA_ERR_FORMAT", "model.safetensors", |dir| {
+            tiny(dir);
+            cut(dir.join("model.safetensors"));
+        }),
+        ("shard-missing", "AQUILA_ERR_FORMAT", "model-00002-of-00003.safetensors", |dir| {
+            TinyModel { shards: 3, ..TinyModel::default() }.write_dir(dir);
+            fs::remove_file(dir.join("model-00002-of-00003.safetensors")).expect("the shard");
+        }),
+        ("wrong-shape", "AQUILA_ERR_FORMAT", "mlp.gate_proj", |dir| {
+            tiny(dir);
+            edit(dir, "config.json", "\"intermediate_size\": 96", "\"intermediate_size\": 80");
+        }),
+        ("architecture", "AQUILA_ERR_UNSUPPORTED", "mamba", |dir| {
+            tiny(dir);
+            edit(dir, "config.json", "\"aquila\"", "\"mamba\"");
+            edit(dir, "config.json", "AquilaForCausalLM", "MambaForCausalLM");
+        }),
+        ("vocabulary", "AQUILA_ERR_FORMAT", "embed_tokens", |dir| {
+            tiny(dir);
+            edit(dir, "config.json", "\"vocab_size\": 288", "\"vocab_size\": 280");
+        }),
+        ("gguf", "AQUILA_ERR_FORMAT", "gguf", |path| {
+            let whole = path.with_extension("gguf");
+            TinyModel::default().write_gguf(&whole);
+            cut(whole.clone());
+            fs::rename(whole, path).expect("the file");
+        }),
+    ]
+}
+
+#[test]
+fn c_examples_run() {
+    let dir = scratch("examples-c");
+    for name in ["version", "generate", "stream", "chat", "errors", "threads"] {
+        let code = manifest_dir().join("examples-c").join(name).with_extension("c");
+        let text = fs::read_to_string(&code).expect("an example");
+        assert!(text.lines().count() < 80, "{name}.c is an example, not a program");
+        for (link, suffix) in [(Link::Shared, "shared"), (Link::Static, "static")] {
+            let path = dir.join(format!("{name}-{suffix}"));
+            for &compiler in Compiler::found() {
+                build(compiler.c(), &code, &path, link, &["-std=c99", "-pthread"]);
+            }
+            run_example(name, &path);
+        }
+    }
+}
+
+#[test]
+fn cpp_examples_run() {
+    let dir = scratch("examples-cpp");
+    for name in ["version", "generate", "stream"] {
+        let code = manifest_dir().join("examples-cpp").join(name).with_extension("cpp");
+        let path = dir.join(name);
+        for &compiler in Compiler::found() {
+            build(compiler.cpp(), &code, &path, Link::Shared, &["-std=c++17"]);
+        }
+        run_example(name, &path);
+    }
+}
+
+/// The wrapper: exceptions through callbacks, twins without exceptions, two translation units.
+#[test]
+fn the_cpp_wrapper_keeps_its_promises() {
+    let dir = scratch("wrapper");
+    let code = manifest_dir().join("tests/capi/wrapper.cpp");
+    for &compiler in Compiler::found() {
+        for flags in [&["-std=c++17"][..], &["-std=c++20"], &["-std=c++17", "-fno-exceptions"]] {
+            let path = dir.join("wrapper");
+            let second = manifest_dir().join("tests/capi/wrapper_second.cpp");
+            let both = [flags, &[second.to_str().expect("UTF-8"), "-Wconversion"]].concat();
+            build(compiler.cpp(), &code, &path, Link::Shared, &both);
+            run_quietly(program(&path).arg(model()));
+        }
+    }
+}
+
+fn run_example(name: &str, path: &Path) {
+    let mut command = program(path);
+    match name {
+        "version" => (),
+        "generate" | "stream" => drop(command.arg(model()).arg("hello world")),
+        "chat" => drop(command.arg(chat_model())),
+        _ => drop(command.arg(model())),
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    child.stdin.take().expect("piped").write_all(b"hello\nyou \"and\" me\n").ok();
+    let output = child.wait_with_output().expect("the example ends");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    let expected = match name {
+        "version" => "libaquila 1.",
+        "errors" => "AQUILA_ERR_CLOSED",
+        "threads" => " 7: ",
+        "chat" => "> ",
+        _ => "",
+    };
+    assert!(!out.is_empty() && out.contains(expected), "{name}: {out}");
+}
+
+/// A longer context and a chat template: a conversation does not fit in 128 byte tokens.
+fn chat_model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-model-chat");
+        TinyModel { context: 4096, ..TinyModel::default() }.write_dir(&dir);
+        let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+        fs::write(dir.join("chat_template.jinja"), template).expect("the template");
+        dir
+    })
+}
+
+#[test]
+fn the_tree_can_be_moved_and_found_by_cmake() {
+    if !is_here("cmake") {
+        return;
+    }
+    let dir = scratch("cmake");
+    let tree = dir.join("moved/here");
+    fs::create_dir_all(tree.parent().expect("moved")).expect("a folder");
+    crate::stage::run(Command::new("cp").arg("-a").arg(staged()).arg(&tree));
+    let project = "cmake_minimum_required(VERSION 3.16)\nproject(use C)\n\
+        find_package(aquila 1 CONFIG REQUIRED)\nadd_executable(shared version.c)\n\
+        target_link_libraries(shared aquila::aquila)\nadd_executable(static version.c)\n\
+        target_link_libraries(static aquila::static)\n";
+    fs::write(dir.join("CMakeLists.txt"), project).expect("CMakeLists.txt");
+    fs::copy(manifest_dir().join("examples-c/version.c"), dir.join("version.c")).expect("version.c");
+    let build = dir.join("build");
+    let prefix = format!("-DCMAKE_PREFIX_PATH={}", tree.display());
+    crate::stage::run(Command::new("cmake").arg("-S").arg(&dir).arg("-B").arg(&build).arg(prefix));
+    crate::stage::run(Command::new("cmake").arg("--build").arg(&build));
+    for target in ["shared", "static"] {
+        assert!(said(&mut Command::new(build.join(target))).contains("libaquila 1."), "{target}");
+    }
+}

@@ -1,0 +1,7 @@
+//! Tokens and chat templates against other people's programs, broken files and hard texts.
+
+mod broken;
+mod chat;
+mod data;
+mod hard;
+mod tokens;
