@@ -10,7 +10,8 @@ const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: 
 
 /// Characters of twenty kinds.
 const KINDS: [char; 20] = [
-    'a', 'A', ' ', '\n', '\t', '\r', '0', '!', '\'', '<', '_', '\0', 'é', '中', 'あ', '가', 'а', '\u{301}', '\u{3000}', '🙂',
+    'a', 'A', ' ', '\n', '\t', '\r', '0', '!', '\'', '<', '_', '\0', 'é', '中', 'あ', '가', 'а', '\u{301}',
+    '\u{3000}', '🙂',
 ];
 
 /// The time for one MiB of each kind, in the given tokenizer, and that nothing is lost.
