@@ -342,7 +342,8 @@ pub unsafe extern "C" fn aquila_stream(
     // SAFETY: the caller's promise, for every pointer used below.
     unsafe {
         status_call(error, || {
-            let stream = stream.ok_or_else(|| crate::error!(Argument, "stream: NULL, expected a function"))?;
+            let stream =
+                stream.ok_or_else(|| crate::error!(Argument, "stream: NULL, expected a function"))?;
             let engine = pin_engine(engine)?;
             let request = submit(&engine, prompt, params)?;
             // SAFETY: the host gave the function and its `user` for the length of this call.

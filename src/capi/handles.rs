@@ -377,7 +377,8 @@ mod tests {
         let other_kind = handle & !(0xF << KIND_SHIFT) | 3 << KIND_SHIFT;
         let unused_slot = handle | ((1 << SLOT_BITS) - 1) << SLOT_SHIFT;
         let future = handle | (GENERATION_MAX as usize) << GENERATION_SHIFT;
-        for value in [0, 1, 4096, handle + 1, handle ^ (1 << 63), other_kind, unused_slot, future, usize::MAX] {
+        for value in [0, 1, 4096, handle + 1, handle ^ (1 << 63), other_kind, unused_slot, future, usize::MAX]
+        {
             assert_eq!(status_of(ptr::without_provenance(value)), Status::Argument, "{value:#x}");
             assert!(close::<Thing, u8>(ptr::without_provenance(value)).is_none());
         }

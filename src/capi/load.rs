@@ -24,9 +24,8 @@ pub const AQUILA_LOAD_VERIFY: u32 = 4;
 /// Told of progress while loading: the stage, and how much of it is done (bytes). Runs on the thread
 /// that called aquila_load, never after it returned. Return non-zero to abandon the load
 /// (AQUILA_ERR_CANCELLED). It must not longjmp or throw.
-pub type aquila_progress_fn = Option<
-    unsafe extern "C" fn(stage: *const c_char, done: u64, total: u64, user: *mut c_void) -> i32,
->;
+pub type aquila_progress_fn =
+    Option<unsafe extern "C" fn(stage: *const c_char, done: u64, total: u64, user: *mut c_void) -> i32>;
 
 /// How a model is loaded. Fill with aquila_load_options_init, then change fields. All strings are
 /// UTF-8 (paths: any bytes), copied before the call returns.

@@ -182,10 +182,7 @@ unsafe fn borrowed<T>(
 /// # Safety
 /// `size` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn aquila_result_text(
-    result: *const aquila_result,
-    size: *mut usize,
-) -> *const c_char {
+pub unsafe extern "C" fn aquila_result_text(result: *const aquila_result, size: *mut usize) -> *const c_char {
     // SAFETY: the caller's promise is the same.
     unsafe { borrowed(result, size, |result| (result.text.as_ptr().cast(), result.text_size())) }
 }
@@ -200,10 +197,7 @@ pub unsafe extern "C" fn aquila_result_text(
 /// # Safety
 /// `count` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn aquila_result_tokens(
-    result: *const aquila_result,
-    count: *mut usize,
-) -> *const i32 {
+pub unsafe extern "C" fn aquila_result_tokens(result: *const aquila_result, count: *mut usize) -> *const i32 {
     // Ids are below 2^24, so they are the same numbers with and without sign.
     // SAFETY: the caller's promise is the same.
     unsafe {
@@ -256,10 +250,7 @@ pub extern "C" fn aquila_result_finish(result: *const aquila_result) -> u32 {
 /// # Safety
 /// `size` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn aquila_result_json(
-    result: *const aquila_result,
-    size: *mut usize,
-) -> *const c_char {
+pub unsafe extern "C" fn aquila_result_json(result: *const aquila_result, size: *mut usize) -> *const c_char {
     // SAFETY: the caller's promise is the same.
     unsafe {
         borrowed(result, size, |result| {

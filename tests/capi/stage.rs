@@ -86,8 +86,12 @@ pub fn staged() -> &'static Path {
     STAGED.get_or_init(|| {
         let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-stage");
         let archive = build_dir().join("libaquila.a");
-        let sources =
-            [archive, manifest_dir().join("pkgconfig"), manifest_dir().join("include"), manifest_dir().into()];
+        let sources = [
+            archive,
+            manifest_dir().join("pkgconfig"),
+            manifest_dir().join("include"),
+            manifest_dir().into(),
+        ];
         let newest = sources.iter().flat_map(|path| newest(path)).max();
         if newest >= modified(&prefix.join("lib/cmake/aquila/aquila-config.cmake")) {
             run(Command::new(manifest_dir().join("pkgconfig/stage.sh"))
