@@ -15,6 +15,10 @@
 //! | [`attention`] | softmax(q·K)·V over blocks |
 //! | [`rms_norm`], [`silu_mul`], [`rope`], [`convert`], [`exp`] | the rest |
 
+// Rows, tokens, queries and parts index several arrays at once, and closures over vectors are sometimes not
+// inlined, which would compile them for the lowest CPU: loops over indices are both clearer and safer here.
+#![allow(clippy::needless_range_loop)]
+
 use crate::backend::cpu::isa::Level;
 use crate::base::buffer::Buffer;
 use crate::base::dtype::DType;
