@@ -202,7 +202,7 @@ impl Kernels {
         values: &[f32],
     ) {
         // SAFETY: the caller's promise.
-        unsafe { kv::store(layout, blocks, slot, heads, keys, values) }
+        unsafe { kv::store(self, layout, blocks, slot, heads, keys, values) }
     }
 
     /// Attention of the query rows `rows` for all query heads that share KV head `kv_head`.
