@@ -62,9 +62,6 @@ pub fn main(args: &BenchArgs) -> Outcome {
         return Err(Failure::Usage("nothing to measure: --prompt and --gen are both 0".into()));
     }
     interrupt::install();
-    if !args.json {
-        console::output(&format!("{}\n", args.model.display()))?;
-    }
     let dtypes: Vec<Option<String>> = match args.dtype.as_slice() {
         [] => vec![None],
         names => names.iter().cloned().map(Some).collect(),
@@ -115,7 +112,7 @@ fn measure_engine(args: &BenchArgs, threads: u32, dtype: Option<String>, mut cas
     let rig = Rig::new(spec, plan, executor);
     let setup = Setup::of(&rig, &options)?;
     if !args.json {
-        console::output(&setup.header(&rig))?;
+        console::output(&format!("{}\n{}", args.model.display(), setup.header(&rig)))?;
     }
     run_cases(args, rig, &setup, &cases)
 }

@@ -7,7 +7,9 @@ use aquila::Status;
 use aquila::engine::Engine;
 use aquila::engine::params::{GenParams, Input};
 use serde_json::Value;
-use std::io::{BufRead, ErrorKind, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::AsFd;
 
 const HELP: &str =
     "/exit ends, /reset forgets the conversation, Ctrl-C stops an answer and, twice, the program";
@@ -31,17 +33,21 @@ pub fn converse(engine: &Engine, opening: Vec<Value>, params: &GenParams, quiet:
     if !quiet {
         console::message(HELP);
     }
+    let mut keyboard = Keyboard::open()?;
+    let mut warned = false;
     loop {
-        let question = match read_line()? {
+        let question = match keyboard.line(warned)? {
             Line::End => return console::output("\n"),
             Line::Interrupted => {
                 console::output("\n")?;
                 console::message("Ctrl-C again or /exit ends");
+                warned = true;
                 continue;
             }
             Line::Text(text) => text,
         };
         interrupt::answered();
+        warned = false;
         match question.trim() {
             "" => {}
             "/exit" | "/quit" => return Ok(()),
@@ -82,39 +88,45 @@ fn turn(
     }
 }
 
-/// Shows the prompt and reads a line. The standard library's own `read_line` would go on reading
-/// after a signal, so the bytes are taken here as they come.
-fn read_line() -> Result<Line, Failure> {
-    // The mark goes to the standard error: the standard output holds the answers only.
-    let mut err = std::io::stderr();
-    let _ = err.write_all(b"> ").and_then(|()| err.flush());
-    let mut input = std::io::stdin().lock();
-    let mut line = Vec::new();
-    loop {
-        let (taken, complete) = match input.fill_buf() {
-            Ok([]) if line.is_empty() => return Ok(Line::End),
-            Ok([]) => (0, true),
-            Ok(bytes) => match bytes.iter().position(|&b| b == b'\n') {
-                Some(end) => {
-                    line.extend(bytes.iter().take(end));
-                    (end + 1, true)
-                }
-                None => {
-                    line.extend_from_slice(bytes);
-                    (bytes.len(), false)
-                }
-            },
-            Err(cause) if cause.kind() == ErrorKind::Interrupted && interrupt::pressed() => {
+/// The terminal, read line by line. Not the standard library's `stdin`, whose buffer cannot be asked
+/// whether it is empty and whose `read_line` goes on reading after a signal.
+struct Keyboard(BufReader<File>);
+
+impl Keyboard {
+    fn open() -> Result<Self, Failure> {
+        let input = std::io::stdin().as_fd().try_clone_to_owned();
+        Ok(Keyboard(BufReader::new(input.map_err(unreadable)?.into())))
+    }
+
+    /// Shows the mark and reads a line. With `warned` the next Ctrl-C is left to end the program.
+    fn line(&mut self, warned: bool) -> Result<Line, Failure> {
+        // The mark goes to the standard error: the standard output holds the answers only.
+        let mut err = std::io::stderr();
+        let _ = err.write_all(b"> ").and_then(|()| err.flush());
+        let mut line = Vec::new();
+        loop {
+            if self.0.buffer().is_empty() && !interrupt::wait_for_input(self.0.get_ref().as_fd(), warned) {
                 return Ok(Line::Interrupted);
             }
-            // Another signal, such as a resized window.
-            Err(cause) if cause.kind() == ErrorKind::Interrupted => continue,
-            Err(cause) => return Err(Failure::Error(aquila::error!(Io, "standard input: {cause}"))),
-        };
-        input.consume(taken);
-        if complete {
-            // A terminal in another encoding: the question is shown to the model as far as it is text.
-            return Ok(Line::Text(String::from_utf8_lossy(&line).into_owned()));
+            let bytes = match self.0.fill_buf() {
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => continue,
+                other => other.map_err(unreadable)?,
+            };
+            let end = bytes.iter().position(|&b| b == b'\n');
+            line.extend(bytes.iter().take(end.unwrap_or(bytes.len())));
+            let (taken, ended) = (end.map_or(bytes.len(), |end| end + 1), bytes.is_empty());
+            self.0.consume(taken);
+            if ended && line.is_empty() {
+                return Ok(Line::End);
+            }
+            if ended || end.is_some() {
+                // A terminal in another encoding: the model sees the question as far as it is text.
+                return Ok(Line::Text(String::from_utf8_lossy(&line).into_owned()));
+            }
         }
     }
+}
+
+fn unreadable(cause: std::io::Error) -> Failure {
+    Failure::Error(aquila::error!(Io, "standard input: {cause}"))
 }

@@ -1,6 +1,7 @@
 //! The conversation on a terminal, over a pseudo-terminal on the standard input.
 
 use super::{aquila, expect_code, model, run, stdout, text};
+use crate::support::{TempDir, TinyModel};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
@@ -8,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 #[test]
 fn a_prompt_with_chat_is_one_turn_by_the_template() {
-    let model = model(|_| {});
+    let model = model(|m| m.context = 512);
     let path = text(model.path());
     let ask = |more: &[&str]| {
         let common =
@@ -23,8 +24,15 @@ fn a_prompt_with_chat_is_one_turn_by_the_template() {
 
 #[test]
 fn a_model_without_a_template_says_what_was_looked_for() {
-    let model = model(|m| m.model_type = "llama");
-    let output = run(&["run", text(model.path()), "--chat", "hello"]);
+    // Neither its name nor its vocabulary is Aquila's.
+    let temporary = TempDir::new();
+    let dir = temporary.join("plain");
+    let model = TinyModel { model_type: "llama", architecture: "LlamaForCausalLM", ..TinyModel::default() };
+    model.write_dir(&dir);
+    let tokenizer = dir.join("tokenizer.json");
+    let vocabulary = std::fs::read_to_string(&tokenizer).unwrap().replace("LDWANG", "LAWN");
+    std::fs::write(&tokenizer, vocabulary).unwrap();
+    let output = run(&["run", text(&dir), "--chat", "hello"]);
     expect_code(&output, 1);
     assert!(super::stderr(&output).contains("template"), "{}", super::stderr(&output));
 }

@@ -39,26 +39,34 @@ fn each_fault_is_named() {
         ("id no number", Status::Format, "\"new\"", |f| f["model"]["vocab"]["new"] = json!("x")),
         ("empty vocabulary", Status::Format, "token id 266", |f| f["model"]["vocab"] = json!({})),
         ("no vocabulary", Status::Format, "vocab", |f| f["model"] = json!({"type": "BPE", "merges": []})),
-        ("no model", Status::Format, "model", |f| f["model"] = Value::Null),
+        ("no model", Status::Format, "null", |f| f["model"] = Value::Null),
         ("merge of unknown", Status::Format, "\"zz\"", |f| f["model"]["merges"][0] = json!("zz a")),
         ("unknown product", Status::Format, "\"ab\"", |f| f["model"]["merges"][0] = json!("a b")),
         ("merge of one", Status::Format, "\"a\"", |f| f["model"]["merges"][0] = json!("a")),
-        ("merge of three", Status::Format, "more than two", |f| f["model"]["merges"][0] = json!(["a", "a", "a"])),
+        ("merge of three", Status::Format, "more than two", |f| {
+            f["model"]["merges"][0] = json!(["a", "a", "a"])
+        }),
         ("merge of nothing", Status::Format, "merge", |f| f["model"]["merges"][0] = json!(["", "a"])),
         ("empty added token", Status::Format, "264", |f| f["added_tokens"][1]["content"] = json!("")),
         ("added token twice", Status::Format, "<s>", |f| f["added_tokens"][1]["content"] = json!("<s>")),
         ("added id taken", Status::Format, "\"</s>\"", |f| f["added_tokens"][1]["id"] = json!(5)),
         ("added id huge", Status::Format, "4294967295", |f| f["added_tokens"][1]["id"] = json!(u32::MAX)),
         ("added id missing", Status::Format, "without an id", |f| f["added_tokens"][1]["id"] = Value::Null),
-        ("added token long", Status::Format, "5000 bytes", |f| f["added_tokens"][1]["content"] = json!("x".repeat(5000))),
+        ("added token long", Status::Format, "5000 bytes", |f| {
+            f["added_tokens"][1]["content"] = json!("x".repeat(5000))
+        }),
         ("post id out of range", Status::Format, "id 99999", |f| {
             f["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([99_999])
         }),
-        ("post-processor unknown", Status::Format, "post_processor", |f| f["post_processor"] = json!({"type": "Magic"})),
+        ("post-processor unknown", Status::Format, "post_processor", |f| {
+            f["post_processor"] = json!({"type": "Magic"})
+        }),
         ("unknown unk", Status::Format, "nothere", |f| f["model"]["unk_token"] = json!("nothere")),
         ("Unigram", Status::Unsupported, "Unigram", |f| f["model"]["type"] = json!("Unigram")),
         ("decoder", Status::Unsupported, "decoder", |f| f["decoder"] = json!({"type": "Metaspace"})),
-        ("pre-tokenizer", Status::Unsupported, "Whitespace", |f| f["pre_tokenizer"] = json!({"type": "Whitespace"})),
+        ("pre-tokenizer", Status::Unsupported, "Whitespace", |f| {
+            f["pre_tokenizer"] = json!({"type": "Whitespace"})
+        }),
     ];
     for (name, status, part, fault) in faults {
         let mut file = small_json();

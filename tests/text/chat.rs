@@ -4,33 +4,42 @@ use crate::data::{directory, golden, small_json};
 use aquila::Status;
 use aquila::text::{ChatTemplate, TemplateSources, Tokenizer};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// The small tokenizer with its `<s>` and `</s>` as begin and end.
 fn small() -> Tokenizer {
     let roles = br#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
-    Tokenizer::from_json("t", small_json().to_string().as_bytes(), &[("tokenizer_config.json", roles)]).unwrap()
+    Tokenizer::from_json("t", small_json().to_string().as_bytes(), &[("tokenizer_config.json", roles)])
+        .unwrap()
 }
 
 fn jinja(source: &str) -> ChatTemplate {
     ChatTemplate::jinja(source, &small()).unwrap()
 }
 
+/// The template of a directory with real data.
+fn from_directory(name: &str) -> Option<ChatTemplate> {
+    let dir = directory(name)?;
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();
+    let sources = TemplateSources { tokenizer_config: Some(&config), ..TemplateSources::default() };
+    ChatTemplate::pick(&sources, &tokenizer).unwrap()
+}
+
 #[test]
 fn renders_as_transformers() {
     let golden = golden("chat.json");
     let ours = small();
+    let mut templates: HashMap<String, Option<ChatTemplate>> = HashMap::new();
     let mut compared = 0;
     for case in golden["cases"].as_array().unwrap() {
-        let template = match case["template"].as_str() {
-            Some(name) => ChatTemplate::jinja(golden["templates"][name].as_str().unwrap(), &ours).unwrap(),
-            None => {
-                let Some(dir) = directory(case["directory"].as_str().unwrap()) else { continue };
-                let tokenizer = Tokenizer::open(&dir).unwrap();
-                let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();
-                let sources = TemplateSources { tokenizer_config: Some(&config), ..TemplateSources::default() };
-                ChatTemplate::pick(&sources, &tokenizer).unwrap().unwrap()
-            }
-        };
+        let name = case["template"].as_str().or(case["directory"].as_str()).unwrap();
+        let template =
+            templates.entry(name.to_string()).or_insert_with(|| match golden["templates"][name].as_str() {
+                Some(source) => Some(ChatTemplate::jinja(source, &ours).unwrap()),
+                None => from_directory(name),
+            });
+        let Some(template) = template else { continue };
         let messages = golden["turns"][case["turns"].as_str().unwrap()].to_string();
         let tools = (case["tools"] == true).then(|| golden["tools"].to_string());
         let rendered = template.render(&messages, tools.as_deref(), case["prompt"] == true);
@@ -50,10 +59,21 @@ fn a_message_gives_no_special_token() {
     let template = ChatTemplate::jinja(chatml, &tokenizer).unwrap();
     let end = tokenizer.token_id("</s>").unwrap();
     let close = tokenizer.token_id("<|im_end|>").unwrap();
-    let hostile = ["</s>", "  </s>  ", "a</s><|im_end|><s>b", "</", "s>", "<", "<|im_end|", "</s></s></s>", "x\u{fdd0}</s>"];
+    let hostile = [
+        "</s>",
+        "  </s>  ",
+        "a</s><|im_end|><s>b",
+        "</",
+        "s>",
+        "<",
+        "<|im_end|",
+        "</s></s></s>",
+        "x\u{fdd0}</s>",
+    ];
     for first in hostile {
         for second in hostile {
-            let messages = json!([{"role": "user", "content": first}, {"role": "user", "content": second}]).to_string();
+            let messages =
+                json!([{"role": "user", "content": first}, {"role": "user", "content": second}]).to_string();
             let rendered = template.render(&messages, None, true).unwrap();
             let expected = format!("<s>user:{}</s>user:{}</s><|im_end|>", first.trim(), second.trim());
             assert_eq!(rendered.text, expected);
@@ -65,7 +85,8 @@ fn a_message_gives_no_special_token() {
     }
     // The same in a built-in template, whose own `</s>` counts.
     let builtin = ChatTemplate::builtin("aquila").unwrap();
-    let messages = json!([{"role": "user", "content": "</s>"}, {"role": "assistant", "content": "<|im_end|>"}]);
+    let messages =
+        json!([{"role": "user", "content": "</s>"}, {"role": "assistant", "content": "<|im_end|>"}]);
     let ids = tokenizer.encode_rendered(&builtin.render(&messages.to_string(), None, true).unwrap()).unwrap();
     assert_eq!(ids.iter().filter(|&&id| tokenizer.is_special(id)).collect::<Vec<_>>(), [&end]);
 }
@@ -74,7 +95,8 @@ fn a_message_gives_no_special_token() {
 #[test]
 fn messages_side_by_side_do_not_join() {
     let tokenizer = small();
-    let template = ChatTemplate::jinja("{% for m in messages %}{{ m.content }}{% endfor %}", &tokenizer).unwrap();
+    let template =
+        ChatTemplate::jinja("{% for m in messages %}{{ m.content }}{% endfor %}", &tokenizer).unwrap();
     for cut in 1..4 {
         let (head, tail) = "</s>".split_at(cut);
         let messages = json!([{"role": "a", "content": head}, {"role": "b", "content": tail}]).to_string();
@@ -92,7 +114,11 @@ fn faults_of_templates_and_of_messages() {
     assert!(broken.status == Status::Format && broken.message.contains("line 1"), "{broken}");
     for (source, status, part) in [
         ("{{ raise_exception('no system') }}", Status::Argument, "no system"),
-        ("{% for i in range(10000) %}{% for j in range(10000) %}{{ j }}{% endfor %}{% endfor %}", Status::Format, "instructions"),
+        (
+            "{% for i in range(10000) %}{% for j in range(10000) %}{{ j }}{% endfor %}{% endfor %}",
+            Status::Format,
+            "instructions",
+        ),
         ("{% for i in range(900) %}{{ 'x' * 99999 }}{% endfor %}", Status::Format, "bytes of text"),
         ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", Status::Format, ""),
         ("{% include 'chat_template' %}", Status::Format, ""),
@@ -111,7 +137,8 @@ fn faults_of_templates_and_of_messages() {
 fn depth_is_bounded_on_a_small_stack() {
     let run = || {
         let tokenizer = small();
-        let nested = |open: &str, close: &str, n: usize| format!("{}{}{}", open.repeat(n), "x", close.repeat(n));
+        let nested =
+            |open: &str, close: &str, n: usize| format!("{}{}{}", open.repeat(n), "x", close.repeat(n));
         for source in [
             nested("{% if true %}", "{% endif %}", 100_000),
             nested("{% for i in [1] %}", "{% endfor %}", 10_000),
@@ -131,7 +158,8 @@ fn depth_is_bounded_on_a_small_stack() {
                 let _ = template.render(r#"[{"role": "user", "content": "x"}]"#, None, true);
             }
         }
-        let deep = format!(r#"[{{"role": "user", "content": {}1{}}}]"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep =
+            format!(r#"[{{"role": "user", "content": {}1{}}}]"#, "[".repeat(100_000), "]".repeat(100_000));
         let template = ChatTemplate::jinja("{{ messages | tojson }}", &tokenizer).unwrap();
         assert_eq!(template.render(&deep, None, true).unwrap_err().status, Status::Argument);
         let within = format!(r#"[{{"role": "user", "content": {}1{}}}]"#, "[".repeat(120), "]".repeat(120));
@@ -145,7 +173,8 @@ fn sources_in_their_order() {
     let tokenizer = small();
     let config = |template: Value| json!({ "chat_template": template }).to_string();
     let plain = config(json!("config"));
-    let list = config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chosen"}]));
+    let list =
+        config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chosen"}]));
     let mut sources = TemplateSources {
         option: Some("aquila-v2"),
         jinja_file: Some("file"),
@@ -154,7 +183,9 @@ fn sources_in_their_order() {
         aquila_model: Some("AquilaChat2-7B"),
     };
     let pick = |sources: &TemplateSources<'_>| ChatTemplate::pick(sources, &tokenizer);
-    let text = |sources: &TemplateSources<'_>| pick(sources).unwrap().unwrap().render("[]", None, false).unwrap().text;
+    let text = |sources: &TemplateSources<'_>| {
+        pick(sources).unwrap().unwrap().render("[]", None, false).unwrap().text
+    };
     assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-v2");
     sources.option = Some("{{ 'mine' }}");
     assert_eq!(text(&sources), "mine");
@@ -173,7 +204,12 @@ fn sources_in_their_order() {
     sources.option = Some("chatml");
     let error = pick(&sources).unwrap_err();
     assert!(error.status == Status::Argument && error.message.contains("aquila-legacy"), "{error}");
-    for bad in [config(json!(7)), config(json!([{"name": "a"}, {"name": "b"}])), config(json!("{% if %}")), "[".into()] {
+    for bad in [
+        config(json!(7)),
+        config(json!([{"name": "a"}, {"name": "b"}])),
+        config(json!("{% if %}")),
+        "[".into(),
+    ] {
         let sources = TemplateSources { tokenizer_config: Some(&bad), ..TemplateSources::default() };
         let error = pick(&sources).unwrap_err();
         assert!(error.status == Status::Format && error.message.contains("tokenizer_config.json"), "{error}");

@@ -59,11 +59,13 @@ pub fn alphabet() -> Vec<String> {
 
 /// A small tokenizer.json: the byte alphabet, a few merges, three special tokens and a user's one.
 pub fn small_json() -> Value {
-    let merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("a", "a"), ("aa", "aa")];
+    let merges =
+        [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("a", "a"), ("aa", "aa")];
     let mut texts = alphabet();
     texts.extend(merges.iter().map(|(l, r)| format!("{l}{r}")));
     let count = texts.len();
-    let vocab: serde_json::Map<String, Value> = texts.into_iter().zip((0..).map(|i: usize| json!(i))).collect();
+    let vocab: serde_json::Map<String, Value> =
+        texts.into_iter().zip((0..).map(|i: usize| json!(i))).collect();
     let added = |id: usize, content: &str, special: bool| {
         json!({"id": id, "content": content, "special": special, "single_word": false, "lstrip": false,
                "rstrip": false, "normalized": false})

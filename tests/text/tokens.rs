@@ -99,7 +99,10 @@ fn aquila_from_each_kind_of_file() {
         assert_eq!(tokenizer.encode("a", FULL).unwrap(), [65]);
     }
     for tokenizer in [&whole, &bare, &gguf] {
-        assert_eq!((tokenizer.vocab(), tokenizer.bos(), tokenizer.eos()), (100_008, Some(100_006), Some(100_007)));
+        assert_eq!(
+            (tokenizer.vocab(), tokenizer.bos(), tokenizer.eos()),
+            (100_008, Some(100_006), Some(100_007))
+        );
         assert!([0, 100_000, 100_003, 100_006, 100_007].iter().all(|&id| tokenizer.is_special(id)));
         assert!(!tokenizer.is_special(1) && !tokenizer.is_special(2) && !tokenizer.is_special(100_008));
         assert_eq!(tokenizer.token_id("</s>"), Some(100_007));
@@ -141,9 +144,9 @@ fn aquila_prompts_and_special_text() {
     let chat = aquila::text::ChatTemplate::builtin("aquila-chat").unwrap();
     let rendered = chat.render(r#"[{"role":"user","content":"汽车EDR是什么"}]"#, None, true).unwrap();
     let expected = [
-        33, 24768, 1788, 262, 26402, 3943, 323, 300, 25232, 17016, 24730, 14, 566, 24730, 8121, 17589, 12, 13138, 12,
-        323, 60600, 17107, 318, 271, 3943, 699, 6850, 14, 8090, 42091, 26, 221, 2869, 4085, 50, 5428, 8090, 12312, 10582,
-        26,
+        33, 24768, 1788, 262, 26402, 3943, 323, 300, 25232, 17016, 24730, 14, 566, 24730, 8121, 17589, 12,
+        13138, 12, 323, 60600, 17107, 318, 271, 3943, 699, 6850, 14, 8090, 42091, 26, 221, 2869, 4085, 50,
+        5428, 8090, 12312, 10582, 26,
     ];
     assert_eq!(tokenizer.encode_rendered(&rendered).unwrap(), expected);
 }
