@@ -57,8 +57,83 @@ extern "C" {
 /** See AQUILA_VERSION_MAJOR. */
 #define AQUILA_VERSION_PATCH 0
 
+/** The call did what was asked. */
+#define AQUILA_OK 0
+
+/** A bug in the library, caught before it could leave it. Please report the message. */
+#define AQUILA_ERR_INTERNAL (-1)
+
+/** An argument or option is NULL, misaligned, or outside its stated range. */
+#define AQUILA_ERR_ARGUMENT (-2)
+
+/** The object cannot do this now: for example, its engine met a bug before. */
+#define AQUILA_ERR_STATE (-3)
+
+/** Host memory, or the host budget, is exhausted. */
+#define AQUILA_ERR_NO_MEMORY (-4)
+
+/** Device memory, or the device budget, is exhausted. */
+#define AQUILA_ERR_DEVICE_MEMORY (-5)
+
+/** No such path. */
+#define AQUILA_ERR_NOT_FOUND (-6)
+
+/** The operating system refused; `native_code` holds its errno. */
+#define AQUILA_ERR_IO (-7)
+
+/** A file is there and is not what it must be. */
+#define AQUILA_ERR_FORMAT (-8)
+
+/** Known, and not built into this library or not offered by this device or model. */
+#define AQUILA_ERR_UNSUPPORTED (-9)
+
+/** The prompt leaves no room for a token in the context. */
+#define AQUILA_ERR_CONTEXT_FULL (-10)
+
+/** The caller's callback abandoned the load. */
+#define AQUILA_ERR_CANCELLED (-11)
+
+/** The deadline passed. */
+#define AQUILA_ERR_DEADLINE (-12)
+
+/** The object already runs a request. */
+#define AQUILA_ERR_BUSY (-13)
+
+/** The waiting line is full: try again later. */
+#define AQUILA_ERR_OVERLOADED (-14)
+
+/** The handle, or the engine behind it, was freed. */
+#define AQUILA_ERR_CLOSED (-15)
+
+/** A device driver failed; `native_code` holds its number. */
+#define AQUILA_ERR_DEVICE (-16)
+
+/** A bad JSON schema, regular expression or grammar. */
+#define AQUILA_ERR_CONSTRAINT (-17)
+
+/** The caller's buffer is too small; the needed size was written. */
+#define AQUILA_ERR_TOO_SMALL (-18)
+
+/** The handle was made before a fork and is used in the child. Last added. */
+#define AQUILA_ERR_FORKED (-19)
+
 /** Bytes of an error message, its NUL included. */
 #define AQUILA_MESSAGE_SIZE 504
+
+/** Nothing. */
+#define AQUILA_LOG_OFF 0
+
+/** What failed. */
+#define AQUILA_LOG_ERROR 1
+
+/** What looks wrong and was worked around. */
+#define AQUILA_LOG_WARN 2
+
+/** What was loaded, and the limits that were chosen. */
+#define AQUILA_LOG_INFO 3
+
+/** Everything. */
+#define AQUILA_LOG_DEBUG 4
 
 /**
  * Copy the weights into memory instead of mapping the files. A mapped file must not be changed or
@@ -341,7 +416,7 @@ typedef struct aquila_gen_params {
     /** Ids that end the text, beside the model's own. */
     const int32_t *stop_tokens;
     /** Changes of single logits, made before everything else. */
-    const struct aquila_logit_bias *logit_bias;
+    const aquila_logit_bias *logit_bias;
     /** Ids in `stop_tokens`. */
     uint32_t n_stop_tokens;
     /** Changes in `logit_bias`. */
@@ -400,7 +475,7 @@ typedef struct aquila_event {
     /** What failed, with AQUILA_FINISH_ERROR. */
     aquila_status status;
     /** Times and counts, with AQUILA_EVENT_FINISH. */
-    const struct aquila_stats *stats;
+    const aquila_stats *stats;
 } aquila_event;
 
 /**
@@ -408,82 +483,7 @@ typedef struct aquila_event {
  * Return non-zero to stop: the text ends there, with AQUILA_FINISH_CANCELLED. It may call any function
  * of the library, and free any handle, also the engine's. It must not longjmp or throw.
  */
-typedef int32_t (*aquila_stream_fn)(const struct aquila_event *event, void *user);
-
-/** The call did what was asked. */
-#define AQUILA_OK 0
-
-/** A bug in the library, caught before it could leave it. Please report the message. */
-#define AQUILA_ERR_INTERNAL -1
-
-/** An argument or option is NULL, misaligned, or outside its stated range. */
-#define AQUILA_ERR_ARGUMENT -2
-
-/** The object cannot do this now: for example, its engine met a bug before. */
-#define AQUILA_ERR_STATE -3
-
-/** Host memory, or the host budget, is exhausted. */
-#define AQUILA_ERR_NO_MEMORY -4
-
-/** Device memory, or the device budget, is exhausted. */
-#define AQUILA_ERR_DEVICE_MEMORY -5
-
-/** No such path. */
-#define AQUILA_ERR_NOT_FOUND -6
-
-/** The operating system refused; `native_code` holds its errno. */
-#define AQUILA_ERR_IO -7
-
-/** A file is there and is not what it must be. */
-#define AQUILA_ERR_FORMAT -8
-
-/** Known, and not built into this library or not offered by this device or model. */
-#define AQUILA_ERR_UNSUPPORTED -9
-
-/** The prompt leaves no room for a token in the context. */
-#define AQUILA_ERR_CONTEXT_FULL -10
-
-/** The caller's callback abandoned the load. */
-#define AQUILA_ERR_CANCELLED -11
-
-/** The deadline passed. */
-#define AQUILA_ERR_DEADLINE -12
-
-/** The object already runs a request. */
-#define AQUILA_ERR_BUSY -13
-
-/** The waiting line is full: try again later. */
-#define AQUILA_ERR_OVERLOADED -14
-
-/** The handle, or the engine behind it, was freed. */
-#define AQUILA_ERR_CLOSED -15
-
-/** A device driver failed; `native_code` holds its number. */
-#define AQUILA_ERR_DEVICE -16
-
-/** A bad JSON schema, regular expression or grammar. */
-#define AQUILA_ERR_CONSTRAINT -17
-
-/** The caller's buffer is too small; the needed size was written. */
-#define AQUILA_ERR_TOO_SMALL -18
-
-/** The handle was made before a fork and is used in the child. Last added. */
-#define AQUILA_ERR_FORKED -19
-
-/** Nothing. */
-#define AQUILA_LOG_OFF 0
-
-/** What failed. */
-#define AQUILA_LOG_ERROR 1
-
-/** What looks wrong and was worked around. */
-#define AQUILA_LOG_WARN 2
-
-/** What was loaded, and the limits that were chosen. */
-#define AQUILA_LOG_INFO 3
-
-/** Everything. */
-#define AQUILA_LOG_DEBUG 4
+typedef int32_t (*aquila_stream_fn)(const aquila_event *event, void *user);
 
 /**
  * The version of the library that is loaded, as 0x00MMmmpp (major, minor, patch).
@@ -491,8 +491,7 @@ typedef int32_t (*aquila_stream_fn)(const struct aquila_event *event, void *user
  * Returns: a number to compare with the header's; at least the header's is all that a program needs.
  * Threads: any, at any time.
  */
-AQUILA_API
-uint32_t aquila_version(void);
+AQUILA_API uint32_t aquila_version(void);
 
 /**
  * The version of the library as text, with a suffix before the first release: "1.0.0-rc.1".
@@ -518,8 +517,7 @@ AQUILA_API const char *aquila_build_info(void);
  * library does not know. Never NULL.
  * Threads: any, at any time.
  */
-AQUILA_API
-const char *aquila_status_name(aquila_status status);
+AQUILA_API const char *aquila_status_name(aquila_status status);
 
 /**
  * Sets where the library's log records go. Without this call there are none: the library never
@@ -541,9 +539,8 @@ AQUILA_API void aquila_set_log(aquila_log_level max, aquila_log_fn log, void *us
  * Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED or AQUILA_ERR_FORKED.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_get_info(struct aquila_engine *engine,
-                              struct aquila_engine_info *info);
+AQUILA_API aquila_status aquila_get_info(struct aquila_engine *engine,
+                                         struct aquila_engine_info *info);
 
 /**
  * Facts of an engine as a JSON object: all of aquila_engine_info, and "device", "stop_ids",
@@ -553,12 +550,11 @@ aquila_status aquila_get_info(struct aquila_engine *engine,
  * Parameters, Returns: text is returned as by aquila_detokenize.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_engine_json(struct aquila_engine *engine,
-                                 char *text,
-                                 size_t capacity,
-                                 size_t *size,
-                                 struct aquila_error *error);
+AQUILA_API aquila_status aquila_engine_json(struct aquila_engine *engine,
+                                            char *text,
+                                            size_t capacity,
+                                            size_t *size,
+                                            struct aquila_error *error);
 
 /**
  * Fills load options with the defaults: as stored, on the best device, within what the machine has.
@@ -567,9 +563,8 @@ aquila_status aquila_engine_json(struct aquila_engine *engine,
  * becomes its struct_size.
  * Threads: any, at any time.
  */
-AQUILA_API
-void aquila_load_options_init(struct aquila_load_options *options,
-                              size_t size);
+AQUILA_API void aquila_load_options_init(struct aquila_load_options *options,
+                                         size_t size);
 
 /**
  * Reads a checkpoint's headers and says what loading it would take. Takes nothing.
@@ -581,11 +576,10 @@ void aquila_load_options_init(struct aquila_load_options *options,
  * AQUILA_ERR_ARGUMENT for an option out of range.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_plan_load(const char *model,
-                               const struct aquila_load_options *options,
-                               struct aquila_plan *plan,
-                               struct aquila_error *error);
+AQUILA_API aquila_status aquila_plan_load(const char *model,
+                                          const aquila_load_options *options,
+                                          struct aquila_plan *plan,
+                                          struct aquila_error *error);
 
 /**
  * Loads a model and starts its engine.
@@ -599,11 +593,10 @@ aquila_status aquila_plan_load(const char *model,
  * Ownership: the engine is the caller's, to be given back with aquila_free.
  * Threads: any, at any time. The progress function runs on the calling thread.
  */
-AQUILA_API
-aquila_status aquila_load(const char *model,
-                          const struct aquila_load_options *options,
-                          struct aquila_engine **engine,
-                          struct aquila_error *error);
+AQUILA_API aquila_status aquila_load(const char *model,
+                                     const aquila_load_options *options,
+                                     struct aquila_engine **engine,
+                                     struct aquila_error *error);
 
 /**
  * Frees an engine: its running requests end with AQUILA_ERR_CLOSED, its threads are joined and its
@@ -636,12 +629,11 @@ AQUILA_API void aquila_gen_params_init(struct aquila_gen_params *params, size_t 
  * Ownership: the result is the caller's, to be given back with aquila_result_free.
  * Threads: any, at any time, many at once on one engine.
  */
-AQUILA_API
-aquila_status aquila_generate(struct aquila_engine *engine,
-                              const char *prompt,
-                              const struct aquila_gen_params *params,
-                              struct aquila_result **result,
-                              struct aquila_error *error);
+AQUILA_API aquila_status aquila_generate(struct aquila_engine *engine,
+                                         const char *prompt,
+                                         const aquila_gen_params *params,
+                                         struct aquila_result **result,
+                                         struct aquila_error *error);
 
 /**
  * Generates a text and hands it on piece by piece: whole characters, and no part of a stop string.
@@ -654,13 +646,12 @@ aquila_status aquila_generate(struct aquila_engine *engine,
  * AQUILA_ERR_CLOSED.
  * Threads: any, at any time, many at once on one engine.
  */
-AQUILA_API
-aquila_status aquila_stream(struct aquila_engine *engine,
-                            const char *prompt,
-                            const struct aquila_gen_params *params,
-                            aquila_stream_fn stream,
-                            void *user,
-                            struct aquila_error *error);
+AQUILA_API aquila_status aquila_stream(struct aquila_engine *engine,
+                                       const char *prompt,
+                                       const aquila_gen_params *params,
+                                       aquila_stream_fn stream,
+                                       void *user,
+                                       struct aquila_error *error);
 
 /**
  * The text of a result.
@@ -670,7 +661,7 @@ aquila_status aquila_stream(struct aquila_engine *engine,
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const char *aquila_result_text(const struct aquila_result *result, size_t *size);
+AQUILA_API const char *aquila_result_text(const aquila_result *result, size_t *size);
 
 /**
  * The new tokens of a result; the ending end-of-sequence or stop token is not among them.
@@ -680,7 +671,7 @@ AQUILA_API const char *aquila_result_text(const struct aquila_result *result, si
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const int32_t *aquila_result_tokens(const struct aquila_result *result, size_t *count);
+AQUILA_API const int32_t *aquila_result_tokens(const aquila_result *result, size_t *count);
 
 /**
  * The log-probability of each new token, by the model alone: before penalties and filters.
@@ -690,7 +681,7 @@ AQUILA_API const int32_t *aquila_result_tokens(const struct aquila_result *resul
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const float *aquila_result_logprobs(const struct aquila_result *result, size_t *count);
+AQUILA_API const float *aquila_result_logprobs(const aquila_result *result, size_t *count);
 
 /**
  * Why the text ended.
@@ -698,7 +689,7 @@ AQUILA_API const float *aquila_result_logprobs(const struct aquila_result *resul
  * Returns: AQUILA_FINISH_...; AQUILA_FINISH_NONE for NULL and for a freed result.
  * Threads: any, at any time.
  */
-AQUILA_API uint32_t aquila_result_finish(const struct aquila_result *result);
+AQUILA_API uint32_t aquila_result_finish(const aquila_result *result);
 
 /**
  * The whole result as a JSON object: "text", "tokens", "logprobs", "finish" and "stats".
@@ -708,7 +699,7 @@ AQUILA_API uint32_t aquila_result_finish(const struct aquila_result *result);
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const char *aquila_result_json(const struct aquila_result *result, size_t *size);
+AQUILA_API const char *aquila_result_json(const aquila_result *result, size_t *size);
 
 /**
  * Times and counts of a result.
@@ -717,9 +708,8 @@ AQUILA_API const char *aquila_result_json(const struct aquila_result *result, si
  * Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT or AQUILA_ERR_CLOSED.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_result_stats(const struct aquila_result *result,
-                                  struct aquila_stats *stats);
+AQUILA_API aquila_status aquila_result_stats(const aquila_result *result,
+                                             struct aquila_stats *stats);
 
 /**
  * Frees a result, and with it all that its functions gave.
@@ -740,15 +730,14 @@ AQUILA_API void aquila_result_free(struct aquila_result *result);
  * AQUILA_ERR_UNSUPPORTED for a model without tokenizer.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_tokenize(struct aquila_engine *engine,
-                              const char *text,
-                              size_t size,
-                              uint32_t flags,
-                              int32_t *ids,
-                              size_t capacity,
-                              size_t *count,
-                              struct aquila_error *error);
+AQUILA_API aquila_status aquila_tokenize(struct aquila_engine *engine,
+                                         const char *text,
+                                         size_t size,
+                                         uint32_t flags,
+                                         int32_t *ids,
+                                         size_t capacity,
+                                         size_t *count,
+                                         struct aquila_error *error);
 
 /**
  * Turns token ids into text. Bytes that form no character become U+FFFD.
@@ -760,15 +749,14 @@ aquila_status aquila_tokenize(struct aquila_engine *engine,
  * the size is written then. With `text` NULL and `capacity` 0 it only measures and returns AQUILA_OK.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_detokenize(struct aquila_engine *engine,
-                                const int32_t *ids,
-                                size_t count,
-                                uint32_t flags,
-                                char *text,
-                                size_t capacity,
-                                size_t *size,
-                                struct aquila_error *error);
+AQUILA_API aquila_status aquila_detokenize(struct aquila_engine *engine,
+                                           const int32_t *ids,
+                                           size_t count,
+                                           uint32_t flags,
+                                           char *text,
+                                           size_t capacity,
+                                           size_t *size,
+                                           struct aquila_error *error);
 
 /**
  * Renders a chat to a prompt by the model's chat template. To generate from messages, prefer
@@ -780,15 +768,14 @@ aquila_status aquila_detokenize(struct aquila_engine *engine,
  * AQUILA_ERR_UNSUPPORTED for a model without chat template.
  * Threads: any, at any time.
  */
-AQUILA_API
-aquila_status aquila_apply_template(struct aquila_engine *engine,
-                                    const char *messages_json,
-                                    const char *tools_json,
-                                    uint32_t add_prompt,
-                                    char *text,
-                                    size_t capacity,
-                                    size_t *size,
-                                    struct aquila_error *error);
+AQUILA_API aquila_status aquila_apply_template(struct aquila_engine *engine,
+                                               const char *messages_json,
+                                               const char *tools_json,
+                                               uint32_t add_prompt,
+                                               char *text,
+                                               size_t capacity,
+                                               size_t *size,
+                                               struct aquila_error *error);
 
 #ifdef __cplusplus
 }
