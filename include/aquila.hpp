@@ -54,6 +54,7 @@ public:
     static Failure of(aquila_status status) {
         Failure failure;
         failure.raw_.status = status;
+        if (status == AQUILA_OK) return failure;
         std::string_view(aquila_status_name(status)).copy(failure.raw_.message, sizeof failure.raw_.message - 1);
         return failure;
     }

@@ -7,6 +7,7 @@ PREFIX ?= /usr/local
 LIBDIR ?= lib
 DESTDIR ?=
 CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
 
 .PHONY: build-release stage install uninstall header check-header
 
@@ -14,10 +15,10 @@ build-release:
 	$(CARGO) build --release --locked
 
 stage: build-release
-	DESTDIR= pkgconfig/stage.sh target/release "$(CURDIR)/target/stage" lib
+	DESTDIR= pkgconfig/stage.sh "$(CARGO_TARGET_DIR)/release" "$(CURDIR)/target/stage" lib
 
 install: build-release
-	DESTDIR="$(DESTDIR)" pkgconfig/stage.sh target/release "$(PREFIX)" "$(LIBDIR)"
+	DESTDIR="$(DESTDIR)" pkgconfig/stage.sh "$(CARGO_TARGET_DIR)/release" "$(PREFIX)" "$(LIBDIR)"
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then ldconfig || true; fi
 
 uninstall:

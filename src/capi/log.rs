@@ -11,15 +11,15 @@ use std::time::Duration;
 pub type aquila_log_level = i32;
 
 /// Nothing.
-pub const AQUILA_LOG_OFF: aquila_log_level = 0;
+pub const AQUILA_LOG_OFF: i32 = 0;
 /// What failed.
-pub const AQUILA_LOG_ERROR: aquila_log_level = 1;
+pub const AQUILA_LOG_ERROR: i32 = 1;
 /// What looks wrong and was worked around.
-pub const AQUILA_LOG_WARN: aquila_log_level = 2;
+pub const AQUILA_LOG_WARN: i32 = 2;
 /// What was loaded, and the limits that were chosen.
-pub const AQUILA_LOG_INFO: aquila_log_level = 3;
+pub const AQUILA_LOG_INFO: i32 = 3;
 /// Everything.
-pub const AQUILA_LOG_DEBUG: aquila_log_level = 4;
+pub const AQUILA_LOG_DEBUG: i32 = 4;
 
 /// Receives one log record. Runs on any thread, also on threads of the library and on several at once;
 /// it must not call the library, nor longjmp or throw. `target` is the part of the library that speaks;

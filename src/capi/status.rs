@@ -9,45 +9,45 @@ use std::ffi::{CStr, c_char};
 pub type aquila_status = i32;
 
 /// The call did what was asked.
-pub const AQUILA_OK: aquila_status = 0;
+pub const AQUILA_OK: i32 = 0;
 /// A bug in the library, caught before it could leave it. Please report the message.
-pub const AQUILA_ERR_INTERNAL: aquila_status = -1;
+pub const AQUILA_ERR_INTERNAL: i32 = -1;
 /// An argument or option is NULL, misaligned, or outside its stated range.
-pub const AQUILA_ERR_ARGUMENT: aquila_status = -2;
+pub const AQUILA_ERR_ARGUMENT: i32 = -2;
 /// The object cannot do this now: for example, its engine met a bug before.
-pub const AQUILA_ERR_STATE: aquila_status = -3;
+pub const AQUILA_ERR_STATE: i32 = -3;
 /// Host memory, or the host budget, is exhausted.
-pub const AQUILA_ERR_NO_MEMORY: aquila_status = -4;
+pub const AQUILA_ERR_NO_MEMORY: i32 = -4;
 /// Device memory, or the device budget, is exhausted.
-pub const AQUILA_ERR_DEVICE_MEMORY: aquila_status = -5;
+pub const AQUILA_ERR_DEVICE_MEMORY: i32 = -5;
 /// No such path.
-pub const AQUILA_ERR_NOT_FOUND: aquila_status = -6;
+pub const AQUILA_ERR_NOT_FOUND: i32 = -6;
 /// The operating system refused; `native_code` holds its errno.
-pub const AQUILA_ERR_IO: aquila_status = -7;
+pub const AQUILA_ERR_IO: i32 = -7;
 /// A file is there and is not what it must be.
-pub const AQUILA_ERR_FORMAT: aquila_status = -8;
+pub const AQUILA_ERR_FORMAT: i32 = -8;
 /// Known, and not built into this library or not offered by this device or model.
-pub const AQUILA_ERR_UNSUPPORTED: aquila_status = -9;
+pub const AQUILA_ERR_UNSUPPORTED: i32 = -9;
 /// The prompt leaves no room for a token in the context.
-pub const AQUILA_ERR_CONTEXT_FULL: aquila_status = -10;
+pub const AQUILA_ERR_CONTEXT_FULL: i32 = -10;
 /// The caller's callback abandoned the load.
-pub const AQUILA_ERR_CANCELLED: aquila_status = -11;
+pub const AQUILA_ERR_CANCELLED: i32 = -11;
 /// The deadline passed.
-pub const AQUILA_ERR_DEADLINE: aquila_status = -12;
+pub const AQUILA_ERR_DEADLINE: i32 = -12;
 /// The object already runs a request.
-pub const AQUILA_ERR_BUSY: aquila_status = -13;
+pub const AQUILA_ERR_BUSY: i32 = -13;
 /// The waiting line is full: try again later.
-pub const AQUILA_ERR_OVERLOADED: aquila_status = -14;
+pub const AQUILA_ERR_OVERLOADED: i32 = -14;
 /// The handle, or the engine behind it, was freed.
-pub const AQUILA_ERR_CLOSED: aquila_status = -15;
+pub const AQUILA_ERR_CLOSED: i32 = -15;
 /// A device driver failed; `native_code` holds its number.
-pub const AQUILA_ERR_DEVICE: aquila_status = -16;
+pub const AQUILA_ERR_DEVICE: i32 = -16;
 /// A bad JSON schema, regular expression or grammar.
-pub const AQUILA_ERR_CONSTRAINT: aquila_status = -17;
+pub const AQUILA_ERR_CONSTRAINT: i32 = -17;
 /// The caller's buffer is too small; the needed size was written.
-pub const AQUILA_ERR_TOO_SMALL: aquila_status = -18;
+pub const AQUILA_ERR_TOO_SMALL: i32 = -18;
 /// The handle was made before a fork and is used in the child. Last added.
-pub const AQUILA_ERR_FORKED: aquila_status = -19;
+pub const AQUILA_ERR_FORKED: i32 = -19;
 
 /// Bytes of an error message, its NUL included.
 pub const AQUILA_MESSAGE_SIZE: u32 = 504;

@@ -153,49 +153,52 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
     let names = listing(dir)?;
     let with = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     let has = |name: &str| names.iter().any(|n| n == name);
-    if !has(CONFIG) {
-        return match with(".gguf").as_slice() {
-            [one] => open_gguf(SourceFile::open(&dir.join(one))?, no_mmap),
-            [] => crate::bail!(
-                Format,
-                "{}: no model in this directory: expected config.json with model.safetensors, or a .gguf \
-                 file, found {}",
-                dir.display(),
-                if names.is_empty() { "nothing".into() } else { format!("{} other files", names.len()) }
-            ),
-            [first, ..] => crate::bail!(
-                Format,
-                "{}: {} .gguf files, expected one (or the path of one, as {first})",
-                dir.display(),
-                with(".gguf").len()
-            ),
-        };
-    }
-    let one = |name: &str| -> Result<Vec<(SourceFile, Named)>> {
+    let one = |name: &str| -> Result<Checkpoint> {
         let source = SourceFile::open(&dir.join(name))?;
         let named = safetensors::read(&source)?;
-        Ok(vec![(source, named)])
+        finish_directory(dir, vec![(source, named)], name, no_mmap)
     };
-    // The order in which Hugging Face looks.
-    if has(WEIGHTS) {
-        return finish_directory(dir, one(WEIGHTS)?, WEIGHTS, no_mmap);
+    if has(CONFIG) {
+        // The order in which Hugging Face looks.
+        if has(WEIGHTS) {
+            return one(WEIGHTS);
+        }
+        if has(INDEX) {
+            return finish_directory(dir, index::read(dir, INDEX)?, INDEX, no_mmap);
+        }
+        match with(".safetensors").as_slice() {
+            [] => {}
+            [name] => return one(name),
+            [first, rest @ ..] => crate::bail!(
+                Format,
+                "{}: {} .safetensors files (the first is {first}) without {INDEX}",
+                dir.display(),
+                rest.len() + 1
+            ),
+        }
     }
-    if has(INDEX) {
-        return finish_directory(dir, index::read(dir, INDEX)?, INDEX, no_mmap);
-    }
-    match with(".safetensors").as_slice() {
-        [name] => finish_directory(dir, one(name)?, name, no_mmap),
-        [] if !with(".bin").is_empty() => crate::bail!(Unsupported, "{}: {TORCH}", dir.display()),
-        [] => crate::bail!(
+    // Directories of GGUF files often carry the config.json of the model that they were made from.
+    match with(".gguf").as_slice() {
+        [name] => open_gguf(SourceFile::open(&dir.join(name))?, no_mmap),
+        [first, rest @ ..] => crate::bail!(
             Format,
-            "{}: no weights beside config.json: expected {WEIGHTS} or {INDEX}, found neither",
+            "{}: {} .gguf files, expected one (or the path of one, as {first})",
+            dir.display(),
+            rest.len() + 1
+        ),
+        [] if has(CONFIG) && !with(".bin").is_empty() => {
+            crate::bail!(Unsupported, "{}: {TORCH}", dir.display())
+        }
+        [] if has(CONFIG) => crate::bail!(
+            Format,
+            "{}: no weights beside {CONFIG}: expected {WEIGHTS}, {INDEX} or a .gguf file, found none",
             dir.display()
         ),
-        [first, ..] => crate::bail!(
+        [] => crate::bail!(
             Format,
-            "{}: {} .safetensors files (the first is {first}) without {INDEX}",
+            "{}: no model in this directory: expected {CONFIG} with {WEIGHTS}, or a .gguf file, found {}",
             dir.display(),
-            with(".safetensors").len()
+            if names.is_empty() { "nothing".into() } else { format!("{} other files", names.len()) }
         ),
     }
 }

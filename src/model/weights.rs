@@ -91,7 +91,8 @@ impl RowMap {
 /// `(row_map.stored(row_offset + r), col_offset + c)`.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// The stored matrix, whole; its length is exactly its rows × the bytes of a row.
+    /// The stored matrix, whole; its length is exactly its rows × the bytes of a row. No alignment is
+    /// promised: a safetensors header may have any length.
     pub bytes: Region,
     /// How its elements are encoded.
     pub dtype: DType,

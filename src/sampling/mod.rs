@@ -1,91 +1,139 @@
 //! From logits to a token: penalties, filters, a seeded draw. One [`Sampler`] a request; nothing here
 //! knows of other requests, so the same seed gives the same text whatever else runs.
 
+mod filter;
+mod params;
+mod random;
+mod softmax;
+mod window;
+
 use crate::base::error::Result;
-
-/// How the next token is chosen. The order is: bias and penalties, then top-k, typical-p, top-p,
-/// min-p, then temperature, then the draw; temperature 0 takes the largest logit after penalties.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// 0: greedy. Else logits are divided by it.
-    pub temperature: f32,
-    /// Keep the k largest; 0: all.
-    pub top_k: u32,
-    /// Keep the smallest set whose probability reaches p; 1: all.
-    pub top_p: f32,
-    /// Keep tokens with at least this share of the best one's probability; 0: all.
-    pub min_p: f32,
-    /// Locally typical sampling: keep mass p nearest the entropy; 1: all.
-    pub typical_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in the window; 1: off.
-    pub repeat_penalty: f32,
-    /// Subtracted once for each time a token was generated in the window; 0: off.
-    pub frequency_penalty: f32,
-    /// Subtracted once if a token was generated in the window; 0: off.
-    pub presence_penalty: f32,
-    /// Last tokens (prompt and output) that the penalties look at; −1: all, 0: none.
-    pub penalty_last_n: i32,
-    /// The seed of the draw; the same seed gives the same text.
-    pub seed: u64,
-    /// Added to single logits before everything else.
-    pub logit_bias: Vec<(u32, f32)>,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        SamplingParams {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            penalty_last_n: -1,
-            seed: 0,
-            logit_bias: Vec::new(),
-        }
-    }
-}
-
-impl SamplingParams {
-    /// `Argument`, naming the field, the value and the range, unless every field is in range.
-    pub fn check(&self, _vocab: usize) -> Result<()> {
-        Ok(())
-    }
-}
+use filter::Candidate;
+pub use params::SamplingParams;
+use window::{Window, filled, with_room};
 
 /// The chosen token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
     /// Its id.
     pub token: u32,
-    /// Its log-probability under the raw logits (before penalties and filters).
+    /// Its log-probability under the raw logits (before bias, penalties and filters).
     pub logprob: f32,
 }
 
-/// The state of one request's choice of tokens. All memory is taken when it is made.
+/// The state of one request's choice of tokens. All memory is taken when it is made, and only what its
+/// parameters need: greedy choice without penalties needs none.
 pub struct Sampler {
     params: SamplingParams,
+    vocab: usize,
+    window: Option<Window>,
+    /// `[vocab]` logits after bias and penalties; empty where raw ones serve.
+    adjusted: Vec<f32>,
+    /// Room for `[vocab]` candidates; none for greedy choice.
+    candidates: Vec<Candidate>,
 }
 
 impl Sampler {
-    /// A sampler for `vocab` logits.
+    /// A sampler for `vocab` logits. `Argument` for parameters out of range, `NoMemory`.
     pub fn new(params: SamplingParams, vocab: usize) -> Result<Self> {
         params.check(vocab)?;
-        Ok(Sampler { params })
+        let window = params.penalizes().then(|| Window::new(params.penalty_last_n, vocab)).transpose()?;
+        let changes = window.is_some() || !params.logit_bias.is_empty();
+        let adjusted = filled(0.0, if changes { vocab } else { 0 })?;
+        let candidates = with_room(if params.temperature > 0.0 { vocab } else { 0 })?;
+        Ok(Sampler { params, vocab, window, adjusted, candidates })
     }
 
     /// Tells the sampler of the prompt, for the repetition penalty.
-    pub fn see_prompt(&mut self, _tokens: &[u32]) {}
+    pub fn see_prompt(&mut self, tokens: &[u32]) {
+        if let Some(window) = &mut self.window {
+            tokens.iter().for_each(|&token| window.add(token, false));
+        }
+    }
 
     /// Chooses token number `index` (0 for the first generated) from `logits` (`[vocab]`), leaving out
-    /// the tokens of `banned` (stop ids before `min_tokens`), and remembers it. `State` where no logit
-    /// is finite: a broken model is an error, not token 0.
-    pub fn choose(&mut self, logits: &[f32], _banned: &[u32], _index: u64) -> Result<Choice> {
-        let _ = &self.params;
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0);
-        Ok(Choice { token: best as u32, logprob: 0.0 })
+    /// the tokens of `banned` (stop ids before `min_tokens`), and remembers it. `State` where a logit is
+    /// NaN or none is above −∞: a broken model is an error, not token 0. Where logits are +∞, one of
+    /// these is chosen as if they were equal.
+    pub fn choose(&mut self, logits: &[f32], banned: &[u32], index: u64) -> Result<Choice> {
+        let (found, vocab) = (logits.len(), self.vocab);
+        crate::ensure!(found == vocab, Internal, "sampler: {found} logits, expected {vocab}");
+        let largest = match softmax::largest(logits) {
+            Ok(Some(largest)) => largest,
+            Ok(None) => crate::bail!(State, "no finite logit: the model's output is broken"),
+            Err(at) => crate::bail!(
+                State,
+                "no finite logit: that of token {at} is NaN, the model's output is broken"
+            ),
+        };
+        let token = self.pick(logits, banned, index);
+        let token = token
+            .ok_or_else(|| crate::error!(State, "no finite logit is left: all are banned by bias or stop"))?;
+        if let Some(window) = &mut self.window {
+            window.add(token, true);
+        }
+        Ok(Choice { token, logprob: logprob(logits, largest, token) })
     }
+
+    fn pick(&mut self, raw: &[f32], banned: &[u32], index: u64) -> Option<u32> {
+        let logits = if self.adjusted.is_empty() {
+            raw
+        } else {
+            self.adjusted.copy_from_slice(raw);
+            for &(id, bias) in &self.params.logit_bias {
+                self.adjusted[id as usize] += bias;
+            }
+            if let Some(window) = &mut self.window {
+                window.penalize(&self.params, &mut self.adjusted);
+            }
+            &self.adjusted
+        };
+        if self.params.temperature == 0.0 {
+            return greedy(logits, banned);
+        }
+        gather(logits, banned, &mut self.candidates);
+        filter::apply(&self.params, &mut self.candidates);
+        filter::draw(&self.candidates, self.params.temperature, random::uniform(self.params.seed, index))
+    }
+}
+
+/// The largest logit that is not banned; of equal ones the lowest id. Bias against an infinite logit can
+/// make NaN, which is never larger.
+fn greedy(logits: &[f32], banned: &[u32]) -> Option<u32> {
+    let best = softmax::largest(logits).ok().flatten();
+    let first = best.and_then(|best| logits.iter().position(|&logit| logit == best));
+    if let Some(id) = first.map(|at| at as u32).filter(|id| !banned.contains(id)) {
+        return Some(id);
+    }
+    let mut best: Option<(f32, u32)> = None;
+    for (id, &logit) in (0u32..).zip(logits) {
+        if logit > best.map_or(f32::NEG_INFINITY, |(largest, _)| largest) && !banned.contains(&id) {
+            best = Some((logit, id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
+/// All tokens that can be drawn, in the order of their ids; of infinite ones only these, as equals.
+fn gather(logits: &[f32], banned: &[u32], candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let all = (0u32..).zip(logits).map(|(id, &logit)| Candidate { logit, id });
+    candidates.extend(all.filter(|c| c.logit > f32::NEG_INFINITY));
+    if !banned.is_empty() {
+        candidates.retain(|c| !banned.contains(&c.id));
+    }
+    if candidates.iter().any(|c| c.logit == f32::INFINITY) {
+        candidates.retain(|c| c.logit == f32::INFINITY);
+        candidates.iter_mut().for_each(|c| c.logit = 0.0);
+    }
+}
+
+/// Log-softmax of one raw logit. Infinite logits share all probability.
+fn logprob(logits: &[f32], largest: f32, token: u32) -> f32 {
+    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    if largest == f32::INFINITY {
+        let count = logits.iter().filter(|&&logit| logit == f32::INFINITY).count();
+        return if logit == f32::INFINITY { -(count as f64).ln() as f32 } else { f32::NEG_INFINITY };
+    }
+    (f64::from(logit) - f64::from(largest) - softmax::log_sum_exp(logits, largest)) as f32
 }

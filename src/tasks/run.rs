@@ -184,11 +184,11 @@ pub fn report(answer: &Answer, seed: Option<u64>) {
         n => format!(" ({n} cached)"),
     };
     let mut line = format!(
-        "{} prompt tokens{cached} at {:.1} tokens/s, first token after {}, {} tokens at {:.1} tokens/s, {}",
-        times.prompt_tokens,
+        "prompt {}{cached} at {:.1}/s, first token after {}, answer {} at {:.1}/s, {}",
+        console::tokens(times.prompt_tokens),
         rate(computed, times.prefill_ms),
         console::milliseconds(times.first_token_ms),
-        times.output_tokens,
+        console::tokens(times.output_tokens),
         // The first token came with the prompt's last step.
         rate(times.output_tokens.saturating_sub(1), times.decode_ms),
         match answer.finish {

@@ -174,6 +174,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // Lists of ranges, not the numbers in them.
     fn nothing_special_touches_a_literal_range() {
         let tokens = [Added::special(1, "<s>"), Added::special(2, "<s>>")];
         // Inside, straddling the front, straddling the end; free before and after; a shorter one fits.

@@ -42,8 +42,9 @@ fn it_is_planned_mapped_and_gives_the_reference_tokens() {
         (plan.spec.hidden, plan.spec.ffn, plan.spec.heads, plan.spec.vocab),
         (4096, 11008, 32, 100008)
     );
-    assert_eq!(plan.memory.weight_bytes_mapped + plan.memory.weight_bytes_private, plan.weight_bytes);
-    assert!(plan.memory.weight_bytes_private < 64 * MIB, "{:?}", plan.memory);
+    // All matrices are used where they lie; norms may be widened.
+    assert!(plan.memory.weight_bytes_mapped > plan.weight_bytes / 1000 * 999, "{:?}", plan.memory);
+    assert!(plan.memory.weight_bytes_private < MIB, "{:?}", plan.memory);
     let beyond_cache = plan.memory.private_bytes() - plan.memory.kv_bytes();
     assert!(beyond_cache < 1024 * MIB, "{:?}", plan.memory);
 

@@ -25,6 +25,11 @@ fn a_pipe_does_not_hang() {
     let path = dir.join("pipe.gguf");
     let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(status.success());
+    // Without a writer a careless open would wait for ever: in a thread of its own it can be given up.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let opened = path.clone();
+    std::thread::spawn(move || sender.send(aquila::model::Checkpoint::open(&opened, false).is_err()));
+    assert!(receiver.recv_timeout(std::time::Duration::from_secs(10)).expect("the open hangs"));
     refused(&path, Status::Format, &["pipe.gguf", "a pipe"]);
     small().write_dir(dir.path());
     std::fs::remove_file(dir.join("model.safetensors")).unwrap();
@@ -59,6 +64,10 @@ fn several_gguf_files_are_a_question() {
     small().write_gguf(&dir.join("a.gguf"));
     small().write_gguf(&dir.join("b.gguf"));
     refused(dir.path(), Status::Format, &["2 .gguf files", "a.gguf"]);
+    std::fs::write(dir.join("config.json"), "{}").unwrap();
+    refused(dir.path(), Status::Format, &["2 .gguf files", "a.gguf"]);
+    std::fs::remove_file(dir.join("b.gguf")).unwrap();
+    aquila::model::Checkpoint::open(dir.path(), false).expect("one beside the model's config.json");
 }
 
 #[cfg(unix)]

@@ -9,6 +9,8 @@
 
 static int failures;
 
+#define UNUSED __attribute__((unused)) /* not every test uses every part */
+
 #define CHECK(condition)                                                                        \
     do {                                                                                        \
         if (!(condition)) {                                                                     \
@@ -33,7 +35,7 @@ static int failures;
 /* An address that no struct may have, inside `room`. */
 #define ODD(type, room) ((type *)(void *)((char *)(room) + 1))
 
-static aquila_engine *load(const char *model) {
+UNUSED static aquila_engine *load(const char *model) {
     aquila_engine *engine = NULL;
     aquila_error error;
     if (aquila_load(model, NULL, &engine, &error) != AQUILA_OK) {
@@ -43,7 +45,7 @@ static aquila_engine *load(const char *model) {
     return engine;
 }
 
-static aquila_gen_params short_params(uint32_t tokens) {
+UNUSED static aquila_gen_params short_params(uint32_t tokens) {
     aquila_gen_params params;
     aquila_gen_params_init(&params, sizeof params);
     params.max_tokens = tokens;

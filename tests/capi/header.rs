@@ -18,12 +18,21 @@ fn generated() -> String {
     tidied(&String::from_utf8(bytes).expect("a header is UTF-8"))
 }
 
-/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line on one line,
-/// and leaves no more than one blank line.
+/// Leaves out the `# Safety` parts, which are for readers of Rust, puts comments of one line on one line and
+/// the mark of a function on the line of the function, and leaves no more than one blank line.
 fn tidied(header: &str) -> String {
+    const MARK: &str = "AQUILA_API";
     let mut lines: Vec<String> = Vec::new();
     let mut skipping = false;
+    let mut lead = String::new(); // what stands before the lines of a marked function
     for line in header.lines().map(str::trim_end) {
+        if line == MARK {
+            lead = format!("{MARK} ");
+            continue;
+        }
+        let line = format!("{lead}{line}").replace("const struct aquila_", "const aquila_");
+        let line = in_parentheses(&line).unwrap_or(line);
+        lead = if lead.is_empty() || line.ends_with(';') { String::new() } else { " ".repeat(lead.len()) };
         let (text, indent) = (line.trim(), line.len() - line.trim_start().len());
         if text == "* # Safety" {
             skipping = true;
@@ -37,7 +46,7 @@ fn tidied(header: &str) -> String {
         if skipping || blank_again {
             continue;
         }
-        lines.push(line.to_owned());
+        lines.push(line.clone());
         if let [.., opens, only, _] = lines.as_slice()
             && ends
             && opens.trim() == "/**"
@@ -48,6 +57,12 @@ fn tidied(header: &str) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// A negative constant is safe in any expression only in parentheses.
+fn in_parentheses(line: &str) -> Option<String> {
+    let (name, number) = line.strip_prefix("#define ")?.split_once(' ')?;
+    number.starts_with('-').then(|| format!("#define {name} ({number})"))
 }
 
 /// `AQUILA_WRITE_HEADER=1` writes it: that is `make header`.

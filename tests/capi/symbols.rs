@@ -67,3 +67,24 @@ fn every_declared_function_links() {
         run(&mut program(&path));
     }
 }
+
+/// Another Rust archive in the same program brings its own copy of Rust's library: the two must not meet.
+#[test]
+fn the_archive_stands_beside_another_rust_archive() {
+    let dir = scratch("two-archives");
+    let (other, archive, code, path) =
+        (dir.join("other.rs"), dir.join("libother.a"), dir.join("both.c"), dir.join("both"));
+    let rust = "#[unsafe(no_mangle)]\npub extern \"C\" fn other() -> u32 {\n    \
+        std::panic::catch_unwind(|| { let v: Vec<u32> = Vec::new(); v[0] }).unwrap_or(7)\n}\n";
+    fs::write(&other, rust).expect("other.rs");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    run(Command::new(rustc)
+        .args(["--edition", "2024", "--crate-type", "staticlib", "-C", "opt-level=0", "-o"])
+        .args([&archive, &other]));
+    let c = "#include <aquila.h>\nunsigned other(void);\n\
+        int main(void) { return other() == 7 && aquila_version() >= 0x10000 ? 0 : 1; }\n";
+    fs::write(&code, c).expect("both.c");
+    let flags = ["-Wl,--whole-archive", archive.to_str().expect("UTF-8"), "-Wl,--no-whole-archive"];
+    build(Compiler::found()[0].c(), &code, &path, Link::Static, &flags);
+    run(&mut program(&path));
+}

@@ -77,7 +77,8 @@ fn wrong_steps_are_refused() {
     let model = Model::new(small(), DType::F32, false);
     let mut executor = executor(&model);
     let good = two_sequences(&model);
-    let changes: [(&str, fn(&mut Owned)); 16] = [
+    type Change = (&'static str, fn(&mut Owned));
+    let changes: [Change; 16] = [
         ("131", |s| s.tokens[4] = 131),
         ("positions", |s| s.positions.truncate(22)),
         ("slots", |s| s.slots.push(0)),

@@ -39,7 +39,7 @@ fn each_fault_is_named() {
         ("id no number", Status::Format, "\"new\"", |f| f["model"]["vocab"]["new"] = json!("x")),
         ("empty vocabulary", Status::Format, "token id 266", |f| f["model"]["vocab"] = json!({})),
         ("no vocabulary", Status::Format, "vocab", |f| f["model"] = json!({"type": "BPE", "merges": []})),
-        ("no model", Status::Format, "model", |f| f["model"] = Value::Null),
+        ("no model", Status::Format, "null", |f| f["model"] = Value::Null),
         ("merge of unknown", Status::Format, "\"zz\"", |f| f["model"]["merges"][0] = json!("zz a")),
         ("unknown product", Status::Format, "\"ab\"", |f| f["model"]["merges"][0] = json!("a b")),
         ("merge of one", Status::Format, "\"a\"", |f| f["model"]["merges"][0] = json!("a")),

@@ -4,6 +4,7 @@ use crate::data::{directory, golden, small_json};
 use aquila::Status;
 use aquila::text::{ChatTemplate, TemplateSources, Tokenizer};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// The small tokenizer with its `<s>` and `</s>` as begin and end.
 fn small() -> Tokenizer {
@@ -16,23 +17,29 @@ fn jinja(source: &str) -> ChatTemplate {
     ChatTemplate::jinja(source, &small()).unwrap()
 }
 
+/// The template of a directory with real data.
+fn from_directory(name: &str) -> Option<ChatTemplate> {
+    let dir = directory(name)?;
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();
+    let sources = TemplateSources { tokenizer_config: Some(&config), ..TemplateSources::default() };
+    ChatTemplate::pick(&sources, &tokenizer).unwrap()
+}
+
 #[test]
 fn renders_as_transformers() {
     let golden = golden("chat.json");
     let ours = small();
+    let mut templates: HashMap<String, Option<ChatTemplate>> = HashMap::new();
     let mut compared = 0;
     for case in golden["cases"].as_array().unwrap() {
-        let template = match case["template"].as_str() {
-            Some(name) => ChatTemplate::jinja(golden["templates"][name].as_str().unwrap(), &ours).unwrap(),
-            None => {
-                let Some(dir) = directory(case["directory"].as_str().unwrap()) else { continue };
-                let tokenizer = Tokenizer::open(&dir).unwrap();
-                let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();
-                let sources =
-                    TemplateSources { tokenizer_config: Some(&config), ..TemplateSources::default() };
-                ChatTemplate::pick(&sources, &tokenizer).unwrap().unwrap()
-            }
-        };
+        let name = case["template"].as_str().or(case["directory"].as_str()).unwrap();
+        let template =
+            templates.entry(name.to_string()).or_insert_with(|| match golden["templates"][name].as_str() {
+                Some(source) => Some(ChatTemplate::jinja(source, &ours).unwrap()),
+                None => from_directory(name),
+            });
+        let Some(template) = template else { continue };
         let messages = golden["turns"][case["turns"].as_str().unwrap()].to_string();
         let tools = (case["tools"] == true).then(|| golden["tools"].to_string());
         let rendered = template.render(&messages, tools.as_deref(), case["prompt"] == true);

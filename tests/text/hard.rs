@@ -34,12 +34,10 @@ fn on_small_stack(run: impl FnOnce() + Send + 'static) {
 #[test]
 fn a_megabyte_of_one_character() {
     let small = Tokenizer::from_json("t", small_json().to_string().as_bytes(), &[]).unwrap();
-    on_small_stack(move || megabytes(&small, Duration::from_secs(10)));
-    for name in ["aquila-tokenizer", "smollm2-hf"] {
-        let Some(dir) = directory(name) else { continue };
-        let tokenizer = Tokenizer::open(&dir).unwrap();
-        on_small_stack(move || megabytes(&tokenizer, Duration::from_secs(10)));
-    }
+    on_small_stack(move || megabytes(&small, Duration::from_secs(20)));
+    let Some(dir) = directory("aquila-tokenizer") else { return };
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    on_small_stack(move || megabytes(&tokenizer, Duration::from_secs(20)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Loading a tokenizer and using it starts no thread. Alone in its process, so that the threads of other
+//! Loading a tokenizer and using it starts no thread, and a chat template leaves none. Alone in its process, so that the threads of other
 //! tests are not counted.
 
 use aquila::text::{ChatTemplate, EncodeOptions, Tokenizer};

@@ -2,9 +2,9 @@
 
 use super::forward::{Forward, tiles_of};
 use super::kernels::Kernels;
+use super::kernels::kv::BLOCK_TOKENS;
 use super::kv::KvCache;
 use super::lock::Locked;
-use super::memory::BLOCK_TOKENS;
 use super::pool::Pool;
 use super::weights::Weights;
 use super::workspace::Workspace;

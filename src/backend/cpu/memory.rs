@@ -2,8 +2,6 @@
 
 use crate::base::limits;
 
-/// Token positions in one KV block.
-pub const BLOCK_TOKENS: usize = 16;
 /// Most sequences of one step where the caller does not say.
 pub const BATCH_DEFAULT: usize = 16;
 /// Kept free for the host and the system: at least this much, and at least 5 % of what is available.

@@ -2,14 +2,14 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`forward`] | the forward pass: what every worker does in one step |
-//! | [`executor`] | checks a step, runs it, keeps its results |
-//! | [`pool`], [`signal`], [`threads`], [`float_mode`] | the threads of an engine |
-//! | [`survey`], [`weights`] | which weights are used in place and which are converted |
-//! | [`memory`] | what will be taken and what fits |
-//! | [`kv`], [`workspace`], [`arena`], [`lock`] | the memory itself |
-//! | [`rope`] | rotary angles |
-//! | [`kernels`], [`isa`] | the arithmetic, and the instructions it may use |
+//! | `forward` | the forward pass: what every worker does in one step |
+//! | `executor` | checks a step, runs it, keeps its results |
+//! | `pool`, `signal`, `threads`, `float_mode` | the threads of an engine |
+//! | `survey`, `weights` | which weights are used in place and which are converted |
+//! | `memory` | what will be taken and what fits |
+//! | `kv`, `workspace`, `arena`, `lock` | the memory itself |
+//! | `rope` | rotary angles |
+//! | `kernels`, `isa` | the arithmetic, and the instructions it may use |
 //!
 //! Memory: the weights stay in their mapped files where their type is the wanted one; activations,
 //! logits and the KV cache are taken when the executor is opened, and a step takes nothing.
@@ -40,10 +40,11 @@ use crate::model::spec::DecoderSpec;
 use crate::model::weights::WeightSet;
 use executor::{CpuExecutor, Lists, Results};
 use isa::Level;
+use kernels::kv::BLOCK_TOKENS;
 use kernels::{Element, Kernels, KvLayout};
 use kv::KvCache;
 use lock::Locked;
-use memory::{BATCH_DEFAULT, BLOCK_TOKENS, Bounds, Needs};
+use memory::{BATCH_DEFAULT, Bounds, Needs};
 use pool::Pool;
 use std::sync::Arc;
 use survey::Survey;

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long a worker spins before it sleeps: a few times what a sleep and a wake-up cost.
+/// The longest that a worker spins before it sleeps: a few times what a sleep and a wake-up cost.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// A worker of this job panicked; leave the job.
@@ -50,7 +50,6 @@ struct Job {
 
 struct Shared {
     threads: usize,
-    spin: Duration,
     /// Written by `run` while all workers wait for `started`, read by them after it.
     job: UnsafeCell<Option<Job>>,
     started: Signal,
@@ -78,13 +77,12 @@ impl Pool {
         let spin = if threads > threads::allowed_count() { Duration::ZERO } else { SPIN };
         let shared = Arc::new(Shared {
             threads,
-            spin,
             job: UnsafeCell::new(None),
-            started: Signal::default(),
+            started: Signal::new(spin),
             unfinished: Padded::default(),
-            finished: Signal::default(),
+            finished: Signal::new(spin),
             arrived: Padded::default(),
-            passed: Signal::default(),
+            passed: Signal::new(spin),
             next_chunk: Padded::default(),
             poisoned: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -131,7 +129,7 @@ impl Pool {
         let mode = FloatMode::enter();
         shared.run_as(0);
         if shared.threads > 1 {
-            shared.finished.wait_past(before, shared.spin);
+            shared.finished.wait_past(before);
         }
         drop(mode);
         crate::ensure!(!shared.poisoned.load(Acquire), Internal, "a worker thread panicked");
@@ -172,7 +170,7 @@ impl Shared {
         let _mode = FloatMode::enter();
         let mut seen = 0;
         loop {
-            self.started.wait_past(seen, self.spin);
+            self.started.wait_past(seen);
             if self.closing.load(Acquire) {
                 return;
             }
@@ -223,7 +221,7 @@ impl Worker<'_> {
             shared.next_chunk.0.store(0, Relaxed);
             shared.passed.advance();
         } else {
-            shared.passed.wait_past(before, shared.spin);
+            shared.passed.wait_past(before);
         }
         if shared.poisoned.load(Acquire) { Err(Poisoned) } else { Ok(()) }
     }

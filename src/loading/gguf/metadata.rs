@@ -88,20 +88,30 @@ impl Strings {
     }
 }
 
-/// The fixed-size types.
+/// The fixed-size types of elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Scalar {
+    /// Unsigned byte.
     U8,
+    /// Signed byte.
     I8,
+    /// Unsigned, 2 bytes.
     U16,
+    /// Signed, 2 bytes.
     I16,
+    /// Unsigned, 4 bytes.
     U32,
+    /// Signed, 4 bytes.
     I32,
+    /// binary32.
     F32,
+    /// One byte, 0 or 1.
     Bool,
+    /// Unsigned, 8 bytes.
     U64,
+    /// Signed, 8 bytes.
     I64,
+    /// binary64.
     F64,
 }
 

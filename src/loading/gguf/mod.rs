@@ -7,7 +7,7 @@
 mod cursor;
 mod metadata;
 
-pub use metadata::{Array, Gguf, Strings, Value};
+pub use metadata::{Array, Gguf, Scalar, Strings, Value};
 
 use crate::base::dtype::DType;
 use crate::base::error::Result;

@@ -7,6 +7,7 @@ mod builtin;
 mod jinja;
 mod marks;
 mod pick;
+mod python;
 
 use super::tokenizer::Tokenizer;
 use crate::base::error::Result;

@@ -7,11 +7,11 @@
 //! the order of the keys. None of this depends on the other queries of a call.
 //!
 //! ```text
-//! for each group of up to 4 queries (rows, and heads that share the KV head)
+//! for each group of up to 6 queries (rows, and heads that share the KV head)
 //!   for each 64 keys up to the last query's own
-//!     scores      4 queries × 16 keys in registers, along the head     K is loaded once for 4
+//!     scores      6 queries × 16 keys in registers, along the head     K is loaded once for 6
 //!     softmax     each query, masked beyond its own position
-//!     values      4 queries × 16 elements in registers, along the keys V is loaded once for 4
+//!     values      6 queries × 16 elements in registers, along the keys V is loaded once for 6
 //! ```
 //!
 //! A single query (decoding without shared heads) takes 64 keys, and 64 elements, at once instead,
@@ -36,8 +36,8 @@ mod values;
 const TILE_KEYS: usize = 64;
 /// Blocks of the cache in a tile.
 const TILE_BLOCKS: usize = TILE_KEYS / BLOCK_TOKENS;
-/// Queries that share loaded keys and values.
-const QUERIES: usize = 4;
+/// Most queries that share loaded keys and values: 6 × 16 accumulators fill twelve registers of AVX2.
+const QUERIES: usize = 6;
 
 /// Attention of one sequence in one layer. The keys and values of its own rows must have been stored
 /// before.
@@ -135,15 +135,16 @@ impl OneHead<'_> {
         let count = self.rows.len() * group;
         let mut index = 0;
         while index < count {
-            let taken = (count - index).min(QUERIES);
+            let left = count - index;
+            let taken = if left >= QUERIES { QUERIES } else { left.min(4) };
+            // A short group repeats its last query, and leaves the repetitions out of the result.
+            let query = |i: usize| self.query(index + i.min(taken - 1), group);
             // SAFETY: the queries exist; the caller's promise for their memory.
             unsafe {
-                if taken == 1 {
-                    self.some_queries::<I, S, 1>(isa, [self.query(index, group)], 1);
-                } else {
-                    // A short group repeats its last query, and leaves the repetitions out of the result.
-                    let queries = std::array::from_fn(|i| self.query(index + i.min(taken - 1), group));
-                    self.some_queries::<I, S, QUERIES>(isa, queries, taken);
+                match taken {
+                    1 => self.some_queries::<I, S, 1>(isa, [query(0)], taken),
+                    2..=4 => self.some_queries::<I, S, 4>(isa, std::array::from_fn(query), taken),
+                    _ => self.some_queries::<I, S, QUERIES>(isa, std::array::from_fn(query), taken),
                 }
             }
             index += taken;

@@ -7,24 +7,24 @@
 //! alone and in a batch of 512. Elements past the end of k count as 0 × 0.
 //!
 //! **Few tokens** ([`few`]): the weights are read once, from memory, and that is the whole cost. So a few
-//! rows at a time are read in place, converted in registers and multiplied at once.
+//! rows at a time are read in place, converted in registers and multiplied with all tokens.
 //!
 //! **Many tokens** ([`many`]): arithmetic is the cost, and the caches must keep up with two fused
 //! multiplications a cycle.
 //!
 //! ```text
-//! for each 128 rows of the call
+//! for each 256 rows of the call
 //!   for each block of 512 along k
-//!     convert 128 × 512 weights to f32                      256 KiB, in L2, once for all tokens
+//!     convert 256 × 512 weights to f32                      512 KiB, in L2 or L3, once for all tokens
 //!     for each 48 tokens
-//!       copy 48 × 512 activations                            96 KiB, in L2, reused for 128 rows
+//!       copy 48 × 512 activations                            96 KiB, in L2, reused for 256 rows
 //!       for each panel of 8 rows                             16 KiB, in L1, reused for 48 tokens
 //!         for each tile of 3 tokens                           6 KiB, in L1, reused for 8 rows
 //!           4 × 3 accumulators in registers: 7 loads for 12 fused multiplications
 //! ```
 //!
-//! The copies lie without gaps, because rows that are a large power of two apart would all fall
-//! into the same few sets of a cache.
+//! Operands are copied because rows that are a large power of two apart would all fall into the same
+//! few sets of a cache.
 
 use crate::backend::cpu::isa::Level;
 use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32};
@@ -45,24 +45,25 @@ mod tile;
 /// Elements along k that are summed in lanes before the lanes are summed. It is part of the arithmetic:
 /// another value gives other roundings.
 pub const BLOCK: usize = 512;
-/// Most tokens that any [`Arithmetic`] takes in one register tile.
-const TILE_TOKENS_MAX: usize = 6;
+/// Up to so many tokens the weights are used in place. Beyond, converting them once pays.
+const FEW: usize = 16;
 /// Elements of the widest step along k.
 const STEP_MAX: usize = 32;
 
 /// Elements of the weight scratch.
-pub(super) const W_SCRATCH_LEN: usize = many::ROWS * BLOCK;
+pub(super) const W_SCRATCH_LEN: usize = many::ROWS * (BLOCK + STEP_MAX);
 
 /// Elements of the activation scratch for matrices of up to `cols` columns.
 pub(super) const fn x_scratch_len(cols: usize) -> usize {
-    let (few, many) = (TILE_TOKENS_MAX * cols.next_multiple_of(STEP_MAX), many::TOKENS * BLOCK);
+    let few = FEW * cols.next_multiple_of(STEP_MAX);
+    let many = many::TOKENS * (BLOCK + STEP_MAX);
     if few > many { few } else { many }
 }
 
 /// How many rows a worker should take at a time, so that `workers` get a fair share each and the
 /// activations are not laid out too often.
 pub fn chunk_rows(rows: usize, tokens: usize, workers: usize) -> usize {
-    let most = if tokens <= TILE_TOKENS_MAX { 64 } else { many::ROWS };
+    let most = if tokens <= FEW { 64 } else { many::ROWS };
     rows.div_ceil(4 * workers.max(1)).next_multiple_of(8).min(most)
 }
 
@@ -80,18 +81,10 @@ impl Product<'_> {
         self.x.len() / self.matrix.cols().max(1)
     }
 
-    /// Writes results of consecutive rows for one token.
-    ///
-    /// # Safety
-    /// As `Kernels::matmul`; the rows and the token must be of this product.
+    /// Where the result for a row and a token goes.
     #[inline(always)]
-    unsafe fn put(&self, token: usize, row: usize, sums: &[f32], first_block: bool) {
-        // SAFETY: the caller's promise.
-        let out = unsafe { self.out.add(token * self.out_stride + row) };
-        for (i, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise; where it is not the first block, an earlier call wrote them.
-            unsafe { *out.add(i) = if first_block { sum } else { *out.add(i) + sum } };
-        }
+    fn place(&self, token: usize, row: usize) -> *mut f32 {
+        self.out.wrapping_add(token * self.out_stride + row)
     }
 }
 
@@ -146,7 +139,7 @@ impl Operation for InF32<'_> {
 unsafe fn multiply<A: Arithmetic>(a: A, product: &Product<'_>, x: *mut f32, w: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
-        if product.tokens() <= A::TOKENS {
+        if product.tokens() <= FEW {
             few::run(a, product, x.cast());
         } else {
             many::run(a, product, x.cast(), w.cast());

@@ -31,6 +31,8 @@ pub(super) unsafe trait Isa: Copy {
     const LANES: usize;
     /// Tokens in a register tile of the matrix product: as many as leave no accumulator in memory.
     const TOKENS: usize;
+    /// The same where weights are converted in the tile, which takes registers too; at most `TOKENS`.
+    const FEW_TOKENS: usize;
 
     /// Calls `work` with `tokens` (1 to `TOKENS`) as a constant.
     fn with_tokens<W: Tokens>(self, tokens: usize, work: W);

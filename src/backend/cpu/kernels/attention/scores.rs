@@ -19,11 +19,22 @@ pub(super) unsafe fn scores<I: Isa, S: Stored, const Q: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        // Enough independent chains to hide the latency of a fused multiplication.
+        let mut block = 0;
         if Q == 1 && tile.blocks == TILE_BLOCKS {
-            return blocks::<I, S, Q, TILE_BLOCKS>(isa, q, head_dim, tile.keys, out, 0);
+            blocks::<I, S, Q, TILE_BLOCKS>(isa, q, head_dim, tile.keys, out, 0);
+            block = TILE_BLOCKS;
         }
-        for block in 0..tile.blocks {
+        if Q > 1 && I::LANES == BLOCK_TOKENS {
+            while block + 2 <= tile.blocks {
+                let pair = [tile.keys[block], tile.keys[block + 1]];
+                blocks::<I, S, Q, 2>(isa, q, head_dim, pair, out, block);
+                block += 2;
+            }
+        }
+        while block < tile.blocks {
             blocks::<I, S, Q, 1>(isa, q, head_dim, [tile.keys[block]], out, block);
+            block += 1;
         }
     }
 }
@@ -45,15 +56,28 @@ unsafe fn blocks<I: Isa, S: Stored, const Q: usize, const B: usize>(
     let parts = BLOCK_TOKENS / I::LANES;
     let mut acc = [[[isa.zero(); 2]; B]; Q];
     for d in 0..head_dim {
-        // SAFETY: d < head_dim.
-        let qs: [I::V; Q] = std::array::from_fn(|i| isa.splat(unsafe { *q[i].add(d) }));
-        for b in 0..B {
-            for part in 0..parts {
-                let at = (d * BLOCK_TOKENS + part * I::LANES) * S::BYTES;
-                // SAFETY: row d of the keys holds 16 elements.
-                let key = unsafe { S::load(isa, keys[b].add(at)) };
-                for i in 0..Q {
-                    acc[i][b][part] = isa.fma(qs[i], key, acc[i][b][part]);
+        // SAFETY: d < head_dim, and row d of the keys holds 16 elements.
+        unsafe {
+            let key = |b: usize, part: usize| {
+                S::load(isa, keys[b].add((d * BLOCK_TOKENS + part * I::LANES) * S::BYTES))
+            };
+            // Of queries and keys the fewer stay in registers, beside the accumulators.
+            if Q == 1 {
+                let q = isa.splat(*q[0].add(d));
+                for b in 0..B {
+                    for part in 0..parts {
+                        acc[0][b][part] = isa.fma(q, key(b, part), acc[0][b][part]);
+                    }
+                }
+            } else {
+                for b in 0..B {
+                    let key: [I::V; 2] = std::array::from_fn(|part| key(b, part.min(parts - 1)));
+                    for i in 0..Q {
+                        let q = isa.splat(*q[i].add(d));
+                        for part in 0..parts {
+                            acc[i][b][part] = isa.fma(q, key[part], acc[i][b][part]);
+                        }
+                    }
                 }
             }
         }

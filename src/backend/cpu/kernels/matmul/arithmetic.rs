@@ -18,6 +18,9 @@ pub(super) trait Arithmetic: Copy {
     const STEP: usize;
     /// Tokens in a register tile.
     const TOKENS: usize = Self::Isa::TOKENS;
+    /// Elements from one row in scratch to the next: a block, and one step more so that the rows of a
+    /// tile begin in different banks and sets of the first-level cache.
+    const STRIDE: usize = super::BLOCK + Self::STEP;
     /// Bytes of a stored weight.
     const STORED_BYTES: usize;
     /// Whether activations can be read where they lie.

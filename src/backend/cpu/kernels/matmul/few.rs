@@ -1,86 +1,107 @@
-//! The product for so few tokens that one register tile holds them: weights are read once, in place.
+//! The product for few tokens: weights are read once from memory, in place.
 
 use super::super::Matrix;
 use super::super::simd::{Isa, Tokens};
 use super::arithmetic::Arithmetic;
-use super::{BLOCK, Product, STEP_MAX, lay_out};
+use super::{BLOCK, FEW, Product, STEP_MAX, lay_out};
 use std::ops::Range;
 
-/// Runs a product of 1 to `A::TOKENS` tokens.
+/// Runs a product of 1 to [`FEW`] tokens.
+///
+/// One token takes two groups of four rows at a time, because one group's four chains of dependent
+/// additions would leave the multipliers idle half of the time.
 ///
 /// # Safety
 /// As `matmul::multiply`.
 #[inline(always)]
 pub(super) unsafe fn run<A: Arithmetic>(a: A, product: &Product<'_>, scratch: *mut A::Packed) {
-    a.isa().with_tokens(product.tokens(), AllRows { a, product, scratch });
-}
-
-/// All rows of a product. Made by `run` alone, whose caller vouches for the pointers.
-struct AllRows<'a, A: Arithmetic> {
-    a: A,
-    product: &'a Product<'a>,
-    scratch: *mut A::Packed,
-}
-
-impl<A: Arithmetic> Tokens for AllRows<'_, A> {
-    /// One token needs two groups of four rows at a time, because one group's four chains of dependent
-    /// additions would leave the multipliers idle half of the time.
-    #[inline(always)]
-    fn run<const T: usize>(self) {
-        // SAFETY: the caller of `few::run` vouches for the pointers.
-        unsafe {
-            if T == 1 {
-                all_rows::<A, T, 2>(self.a, self.product, self.scratch);
-            } else {
-                all_rows::<A, T, 1>(self.a, self.product, self.scratch);
-            }
+    let cols = product.matrix.cols();
+    let in_place = A::X_IN_PLACE && cols % A::STEP == 0;
+    let x = if in_place {
+        Activations { start: product.x.as_ptr().cast::<A::Packed>(), stride: cols }
+    } else {
+        let stride = cols.next_multiple_of(A::STEP);
+        for (t, row) in product.x.chunks_exact(cols).enumerate() {
+            // SAFETY: the scratch holds FEW rows of such a stride.
+            unsafe { lay_out(a, row, scratch.add(t * stride)) };
+        }
+        Activations { start: scratch.cast_const(), stride }
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if product.tokens() == 1 {
+            all_rows::<A, 2>(a, product, x);
+        } else {
+            all_rows::<A, 1>(a, product, x);
         }
     }
 }
 
-/// All rows of the product with its `T` tokens, `G` groups of four rows at a time.
+/// Rows of activations, valid for whole steps to the end of k.
+#[derive(Clone, Copy)]
+struct Activations<P> {
+    start: *const P,
+    stride: usize,
+}
+
+/// All rows of the product with its tokens, `G` groups of four rows at a time.
 ///
 /// # Safety
 /// As `matmul::multiply`.
 #[inline(always)]
-unsafe fn all_rows<A: Arithmetic, const T: usize, const G: usize>(
-    a: A,
-    product: &Product<'_>,
-    scratch: *mut A::Packed,
-) {
-    let (matrix, cols) = (product.matrix, product.matrix.cols());
-    let in_place = A::X_IN_PLACE && cols % A::STEP == 0;
-    let (x, x_stride) = if in_place {
-        (product.x.as_ptr().cast::<A::Packed>(), cols)
-    } else {
-        let stride = cols.next_multiple_of(A::STEP);
-        for (t, row) in product.x.chunks_exact(cols).enumerate() {
-            // SAFETY: the scratch holds TILE_TOKENS_MAX rows of any stride.
-            unsafe { lay_out(a, row, scratch.add(t * stride)) };
-        }
-        (scratch.cast_const(), stride)
-    };
+unsafe fn all_rows<A: Arithmetic, const G: usize>(a: A, product: &Product<'_>, x: Activations<A::Packed>) {
+    let (matrix, cols, tokens) = (product.matrix, product.matrix.cols(), product.tokens());
     let mut gathered = [[[0u8; 4 * BLOCK]; 4]; G];
     let mut row = product.rows.start;
     while row < product.rows.end {
         let count = (product.rows.end - row).min(4 * G);
-        let mut sums = [[[0f32; 4]; G]; T];
+        let mut sums = [[[0f32; 4]; G]; FEW];
         for start in (0..cols).step_by(BLOCK) {
             let k = start..cols.min(start + BLOCK);
             let w = weights(matrix, row, count, k.clone(), &mut gathered);
-            // SAFETY: `weights` gives rows of k; x has whole steps to the end of k.
-            let block = unsafe { block::<A, T, G>(a, w, x.add(start), x_stride, k.len()) };
-            for (sum, block) in sums.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
-                for (sum, block) in sum.iter_mut().zip(block) {
-                    *sum = if start == 0 { *block } else { *sum + *block };
+            for token in (0..tokens).step_by(A::Isa::FEW_TOKENS) {
+                let x = Activations { start: x.start.wrapping_add(token * x.stride + start), ..x };
+                let tile = Tile { a, w, x, len: k.len(), first: start == 0, sums: &mut sums[token..] };
+                if G == 2 {
+                    tile.run::<1>();
+                } else {
+                    a.isa().with_tokens((tokens - token).min(A::Isa::FEW_TOKENS), tile);
                 }
             }
         }
-        for (t, sums) in sums.iter().enumerate() {
+        for (t, sums) in sums[..tokens].iter().enumerate() {
             // SAFETY: the caller's promise: rows and tokens of this product.
-            unsafe { product.put(t, row, &sums.as_flattened()[..count], true) };
+            unsafe { product.place(t, row).copy_from_nonoverlapping(sums.as_flattened().as_ptr(), count) };
         }
         row += count;
+    }
+}
+
+/// One block along k of `4 G` rows, to be multiplied with some tokens. Made by `all_rows` alone, whose
+/// caller vouches for the pointers.
+struct Tile<'a, A: Arithmetic, const G: usize> {
+    a: A,
+    w: [[*const u8; 4]; G],
+    x: Activations<A::Packed>,
+    len: usize,
+    first: bool,
+    /// The sums of the tokens so far.
+    sums: &'a mut [[[f32; 4]; G]],
+}
+
+impl<A: Arithmetic, const G: usize> Tokens for Tile<'_, A, G> {
+    #[inline(always)]
+    fn run<const T: usize>(self) {
+        if T > A::Isa::FEW_TOKENS {
+            return;
+        }
+        // SAFETY: the caller of `all_rows` vouches for the pointers.
+        let block = unsafe { block::<A, T, G>(self.a, self.w, self.x, self.len) };
+        for (sums, block) in self.sums.iter_mut().zip(block) {
+            for (sum, block) in sums.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
+                *sum = if self.first { *block } else { *sum + *block };
+            }
+        }
     }
 }
 
@@ -106,14 +127,12 @@ fn weights<const G: usize>(
 /// The block sums of `4 G` rows with each of `T` tokens.
 ///
 /// # Safety
-/// Each of `w` must be valid for `len` stored elements, `x` for `T` rows `x_stride` apart of `len` elements
-/// rounded up to whole steps.
+/// Each of `w` must be valid for `len` stored elements, `x` for `T` rows of as many, rounded up to steps.
 #[inline(always)]
 unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
     a: A,
     w: [[*const u8; 4]; G],
-    x: *const A::Packed,
-    x_stride: usize,
+    x: Activations<A::Packed>,
     len: usize,
 ) -> [[[f32; 4]; G]; T] {
     let isa = a.isa();
@@ -122,7 +141,7 @@ unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
     let mut at = 0;
     while at < whole {
         // SAFETY: at + STEP ≤ len.
-        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.add(t * x_stride + at)) });
+        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.start.add(t * x.stride + at)) });
         for g in 0..G {
             for r in 0..4 {
                 // SAFETY: as above.
@@ -148,7 +167,7 @@ unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
                 };
                 for t in 0..T {
                     // SAFETY: x is valid for whole steps.
-                    let xs = unsafe { a.load(x.add(t * x_stride + at)) };
+                    let xs = unsafe { a.load(x.start.add(t * x.stride + at)) };
                     acc[t][g][r] = a.multiply_add(ws, xs, acc[t][g][r]);
                 }
             }

@@ -7,8 +7,9 @@ use super::tile::{TILE_ROWS, tile};
 use super::{BLOCK, Product, STEP_MAX, lay_out};
 use std::ops::Range;
 
-/// Rows whose block of converted weights lies in L2.
-pub(super) const ROWS: usize = 128;
+/// Rows whose block of converted weights is kept: the more, the more often the activations that are laid out
+/// are used. They need not stay in L2: each panel of them is read once for [`TOKENS`] tokens.
+pub(super) const ROWS: usize = 256;
 /// Tokens whose block of activations lies in L2; a multiple of every register tile's.
 pub(super) const TOKENS: usize = 48;
 /// Rows whose block of converted weights lies in L1.
@@ -46,7 +47,7 @@ pub(super) unsafe fn run<A: Arithmetic>(
     }
 }
 
-/// The elements `k` of `rows` in scratch, [`BLOCK`] apart, padded with zeros to a whole step.
+/// The elements `k` of `rows` in scratch, `A::STRIDE` apart, padded with zeros to a whole step.
 ///
 /// # Safety
 /// The scratch must hold them.
@@ -61,7 +62,7 @@ unsafe fn lay_out_weights<A: Arithmetic>(
     let mut gathered = [0u8; 4 * BLOCK];
     for (r, row) in rows.enumerate() {
         let bytes = product.matrix.run(row, k.clone(), &mut gathered);
-        let into = scratch.wrapping_add(r * BLOCK);
+        let into = scratch.wrapping_add(r * A::STRIDE);
         let whole = k.len() - k.len() % A::STEP;
         let mut at = 0;
         // SAFETY: `bytes` holds k.len() elements, and the scratch a row of BLOCK, a whole number of steps.
@@ -80,7 +81,7 @@ unsafe fn lay_out_weights<A: Arithmetic>(
     }
 }
 
-/// The elements `k` of `tokens` in scratch, [`BLOCK`] apart, padded with zeros to a whole step.
+/// The elements `k` of `tokens` in scratch, `A::STRIDE` apart, padded with zeros to a whole step.
 ///
 /// # Safety
 /// The scratch must hold them.
@@ -96,7 +97,7 @@ unsafe fn lay_out_activations<A: Arithmetic>(
     for (i, token) in tokens.enumerate() {
         let row = &product.x[token * cols + k.start..token * cols + k.end];
         // SAFETY: the caller's promise.
-        unsafe { lay_out(a, row, scratch.add(i * BLOCK)) };
+        unsafe { lay_out(a, row, scratch.add(i * A::STRIDE)) };
     }
 }
 
@@ -123,7 +124,7 @@ unsafe fn multiply_block<A: Arithmetic>(
             let count = (tokens.len() - token).min(A::TOKENS);
             for r in panel.clone().step_by(TILE_ROWS) {
                 // SAFETY: rows r.. and tokens token.. of the scratch, which holds whole tiles.
-                let (w, x) = unsafe { (w_scratch.add(r * BLOCK), x_scratch.add(token * BLOCK)) };
+                let (w, x) = unsafe { (w_scratch.add(r * A::STRIDE), x_scratch.add(token * A::STRIDE)) };
                 let rows_left = (panel.end - r).min(TILE_ROWS);
                 let (row, token) = (rows.start + r, tokens.start + token);
                 a.isa()
@@ -151,13 +152,24 @@ struct Tile<'a, A: Arithmetic> {
 impl<A: Arithmetic> Tokens for Tile<'_, A> {
     #[inline(always)]
     fn run<const T: usize>(self) {
-        // SAFETY: the caller of `multiply_block` vouches for the pointers.
+        for t in 0..T {
+            // The result lies scattered: it is asked for now and there when the tile is done.
+            self.a.isa().prefetch(self.product.place(self.token + t, self.row).cast());
+        }
+        // SAFETY: the caller of `multiply_block` vouches for the pointers; where this is not the first block,
+        // an earlier one wrote the result.
         unsafe {
             let sums = tile::<A, T>(self.a, self.w, self.x, self.steps);
-            for (t, sums) in sums.iter().enumerate() {
-                match self.rows {
-                    TILE_ROWS => self.product.put(self.token + t, self.row, sums, self.first),
-                    rows => self.product.put(self.token + t, self.row, &sums[..rows], self.first),
+            for (t, sums) in sums.into_iter().enumerate() {
+                let out = self.product.place(self.token + t, self.row);
+                if self.rows == TILE_ROWS {
+                    let out = out.cast::<[f32; TILE_ROWS]>();
+                    let old = if self.first { None } else { Some(out.read_unaligned()) };
+                    out.write_unaligned(old.map_or(sums, |old| std::array::from_fn(|r| old[r] + sums[r])));
+                } else {
+                    for (r, &sum) in sums.iter().enumerate().take(self.rows) {
+                        *out.add(r) = if self.first { sum } else { *out.add(r) + sum };
+                    }
                 }
             }
         }

@@ -1,13 +1,12 @@
 //! The register tile: some rows by some tokens over one block along k, in scratch.
 
 use super::super::simd::Isa;
-use super::BLOCK;
 use super::arithmetic::Arithmetic;
 
 /// Rows of a register tile, the four that `sum4` sums together.
 pub(super) const TILE_ROWS: usize = 4;
 
-/// The block sums of four rows with each of `T` tokens. Rows, and tokens, lie [`BLOCK`] elements apart.
+/// The block sums of four rows with each of `T` tokens. Rows, and tokens, lie `A::STRIDE` elements apart.
 ///
 /// # Safety
 /// `w` must be valid for four rows and `x` for `T`, of `steps × STEP` elements each.
@@ -23,10 +22,10 @@ pub(super) unsafe fn tile<A: Arithmetic, const T: usize>(
     for step in 0..steps {
         let at = step * A::STEP;
         // SAFETY: `at` is below `steps × STEP`.
-        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.add(t * BLOCK + at)) });
+        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.add(t * A::STRIDE + at)) });
         for r in 0..TILE_ROWS {
             // SAFETY: as above.
-            let ws = unsafe { a.load(w.add(r * BLOCK + at)) };
+            let ws = unsafe { a.load(w.add(r * A::STRIDE + at)) };
             for t in 0..T {
                 acc[t][r] = a.multiply_add(ws, xs[t], acc[t][r]);
             }

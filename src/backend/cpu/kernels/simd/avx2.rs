@@ -21,6 +21,7 @@ unsafe impl Isa for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const TOKENS: usize = 3;
+    const FEW_TOKENS: usize = 2;
     with_tokens!(1 2 3);
 
     #[inline(always)]

@@ -32,6 +32,7 @@ unsafe impl Isa for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const TOKENS: usize = 6;
+    const FEW_TOKENS: usize = 6;
     with_tokens!(1 2 3 4 5 6);
 
     #[inline(always)]

@@ -17,6 +17,7 @@ macro_rules! plain_isa {
             type V = [f32; $lanes];
             const LANES: usize = $lanes;
             const TOKENS: usize = $most;
+            const FEW_TOKENS: usize = if $most == 3 { 2 } else { $most };
             with_tokens!($($tokens)*);
 
             #[inline(always)]
