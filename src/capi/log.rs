@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn records_of_the_library_alone_reach_the_callback() {
-        let kept = Mutex::new(Vec::new());
+        let kept: Mutex<Vec<String>> = Mutex::new(Vec::new());
         log::error!(target: "aquila::log", "before");
         // SAFETY: `kept` lives until the sink is taken away below.
         unsafe { aquila_set_log(AQUILA_LOG_WARN, Some(keep), (&raw const kept).cast_mut().cast()) };
