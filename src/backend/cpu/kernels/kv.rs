@@ -70,7 +70,10 @@ pub(super) unsafe fn store(
                 // SAFETY: row d of the head's keys lies in the block of `slot`, which the caller vouches for.
                 unsafe {
                     let into = blocks.add(column + d * BLOCK_TOKENS * size);
-                    into.copy_from_nonoverlapping(element.as_ptr(), size);
+                    match element {
+                        [a, b] => into.cast::<[u8; 2]>().write([*a, *b]),
+                        _ => into.copy_from_nonoverlapping(element.as_ptr(), size),
+                    }
                 }
             }
         }
