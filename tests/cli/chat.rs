@@ -152,6 +152,10 @@ fn ctrl_c_stops_an_answer_and_twice_the_program() {
     assert!(told.contains("stopped"), "{told}");
     talk.interrupt();
     assert!(talk.prompt().contains("again"), "one press at the prompt only warns");
+    talk.say("/help\n");
+    assert!(talk.prompt().contains("/reset"), "and the conversation goes on");
+    talk.interrupt();
+    assert!(talk.prompt().contains("again"));
     talk.interrupt();
     assert_eq!(talk.child.wait().unwrap().code(), Some(130));
     reader.join().unwrap();
