@@ -68,7 +68,7 @@ impl DType {
     /// Bytes of `elements` elements; `None` where they are no whole number of blocks or overflow.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         let per_block = self.block_elements() as u64;
-        if elements % per_block != 0 {
+        if !elements.is_multiple_of(per_block) {
             return None;
         }
         (elements / per_block).checked_mul(self.block_bytes() as u64)

@@ -15,8 +15,8 @@ pub enum Input {
     Messages(String),
 }
 
-/// How to generate.
-#[derive(Clone, Debug, PartialEq)]
+/// How to generate. The default is greedy, to the end of the text or of the context.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenParams {
     /// Most new tokens; 0: what the context leaves.
     pub max_tokens: u32,
@@ -40,24 +40,6 @@ pub struct GenParams {
     pub no_add_special: bool,
     /// Do not recognise special-token text in the prompt (text input).
     pub no_parse_special: bool,
-}
-
-impl Default for GenParams {
-    fn default() -> Self {
-        GenParams {
-            max_tokens: 0,
-            min_tokens: 0,
-            sampling: SamplingParams::default(),
-            stop: Vec::new(),
-            stop_tokens: Vec::new(),
-            ignore_eos: false,
-            echo: false,
-            keep_stop: false,
-            show_special: false,
-            no_add_special: false,
-            no_parse_special: false,
-        }
-    }
 }
 
 impl GenParams {

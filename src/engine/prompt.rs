@@ -25,13 +25,17 @@ pub(crate) fn prepare(shared: &Shared, input: Input, params: &GenParams) -> Resu
                 add_special: !params.no_add_special,
                 parse_special: !params.no_parse_special,
             };
-            (shared.tokenizer()?.encode_prompt(&text, options)?, Some(text), Vec::new())
+            let tokenizer = shared.tokenizer()?;
+            check_fits(text.len(), tokenizer.longest_token(), shared.info.context)?;
+            (tokenizer.encode_prompt(&text, options)?, Some(text), Vec::new())
         }
         Input::Messages(json) => {
             check_length(json.len())?;
             let chat = shared.chat()?;
             let rendered = chat.render(&json, None, true)?;
-            let tokens = shared.tokenizer()?.encode_rendered(&rendered)?;
+            let tokenizer = shared.tokenizer()?;
+            check_fits(rendered.text.len(), tokenizer.longest_token(), shared.info.context)?;
+            let tokens = tokenizer.encode_rendered(&rendered)?;
             let stops = chat.stop_strings().iter().map(|s| s.to_string()).collect();
             (tokens, Some(rendered.text), stops)
         }
@@ -51,6 +55,18 @@ fn check_length(bytes: usize) -> Result<()> {
         Argument,
         "prompt: {bytes} bytes, at most {}",
         limits::PROMPT_BYTES_MAX
+    );
+    Ok(())
+}
+
+/// A text so long that even the longest token throughout would overrun the context is not tokenised
+/// first.
+fn check_fits(bytes: usize, longest_token: usize, context: u32) -> Result<()> {
+    let most = longest_token.max(1).saturating_mul(context as usize);
+    crate::ensure!(
+        bytes <= most,
+        ContextFull,
+        "prompt: {bytes} bytes, and a context of {context} tokens holds at most {most}"
     );
     Ok(())
 }

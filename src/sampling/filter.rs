@@ -21,6 +21,42 @@ fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
+/// All tokens that can be drawn, in the order of their ids.
+pub fn gather(logits: &[f32], banned: &[u32], candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let all = (0u32..).zip(logits).map(|(id, &logit)| Candidate { logit, id });
+    candidates.extend(all.filter(|c| c.logit > f32::NEG_INFINITY));
+    if !banned.is_empty() {
+        candidates.retain(|c| !banned.contains(&c.id));
+    }
+}
+
+/// The k likeliest tokens and perhaps some more, in one pass that mostly compares: when twice k are
+/// gathered, the lesser half goes, and only larger logits come in from then on.
+pub fn gather_top(logits: &[f32], banned: &[u32], k: usize, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let mut floor = f32::NEG_INFINITY;
+    for (id, &logit) in (0u32..).zip(logits) {
+        // An equal logit of a higher id would come after those that are in.
+        if logit > floor && !banned.contains(&id) {
+            candidates.push(Candidate { logit, id });
+            if candidates.len() == 2 * k {
+                let (_, last, _) = candidates.select_nth_unstable_by(k - 1, likelier);
+                floor = last.logit;
+                candidates.truncate(k);
+            }
+        }
+    }
+}
+
+/// Of infinite logits only these are left, as equals.
+pub fn level_infinite(candidates: &mut Vec<Candidate>) {
+    if largest(candidates) == f32::INFINITY {
+        candidates.retain(|c| c.logit == f32::INFINITY);
+        candidates.iter_mut().for_each(|c| c.logit = 0.0);
+    }
+}
+
 /// How many candidates are sorted at first where it is unknown how many are needed.
 const FIRST_SORTED: usize = 256;
 
@@ -29,10 +65,12 @@ const FIRST_SORTED: usize = 256;
 /// how the selection works inside.
 pub fn apply(params: &SamplingParams, candidates: &mut Vec<Candidate>) {
     let mut sorted = false;
-    if params.top_k > 0 && (params.top_k as usize) < candidates.len() {
+    if params.top_k > 0 {
         let k = params.top_k as usize;
-        candidates.select_nth_unstable_by(k - 1, likelier);
-        candidates.truncate(k);
+        if k < candidates.len() {
+            candidates.select_nth_unstable_by(k - 1, likelier);
+            candidates.truncate(k);
+        }
         candidates.sort_unstable_by(likelier);
         sorted = true;
     }
@@ -41,8 +79,11 @@ pub fn apply(params: &SamplingParams, candidates: &mut Vec<Candidate>) {
         sorted = true;
     }
     if params.top_p < 1.0 {
-        let scale = Scale::of(candidates);
-        keep_mass(candidates, f64::from(params.top_p), scale, likelier, sorted);
+        let (scale, mass) = (Scale::of(candidates), f64::from(params.top_p));
+        if !sorted {
+            drop_unlikely(candidates, mass, scale);
+        }
+        keep_mass(candidates, mass, scale, likelier, sorted);
     }
     if params.min_p > 0.0 {
         let best = largest(candidates);
@@ -72,6 +113,15 @@ impl Scale {
     fn probability(self, candidate: &Candidate) -> f64 {
         f64::from(exp(candidate.logit - self.largest)) / self.sum
     }
+}
+
+/// Drops tokens that top-p cannot keep: all those below the n-th part of 1 − mass have less than 1 − mass
+/// together, so the others reach the mass without them.
+fn drop_unlikely(candidates: &mut Vec<Candidate>, mass: f64, scale: Scale) {
+    let least = (1.0 - mass) / candidates.len().max(1) as f64;
+    // A thousandth off, far more than rounding can move a probability.
+    let floor = f64::from(scale.largest) + (least * scale.sum * 0.999).ln();
+    candidates.retain(|c| f64::from(c.logit) >= floor);
 }
 
 /// Keeps the shortest front part, in the given order, whose probability reaches `mass`; sorted.

@@ -91,7 +91,14 @@ impl Sampler {
         if self.params.temperature == 0.0 {
             return greedy(logits, banned);
         }
-        gather(logits, banned, &mut self.candidates);
+        match self.params.top_k as usize {
+            // Twice k must fit into the room for candidates.
+            k if k > 0 && k <= logits.len() / 2 => {
+                filter::gather_top(logits, banned, k, &mut self.candidates)
+            }
+            _ => filter::gather(logits, banned, &mut self.candidates),
+        }
+        filter::level_infinite(&mut self.candidates);
         filter::apply(&self.params, &mut self.candidates);
         filter::draw(&self.candidates, self.params.temperature, random::uniform(self.params.seed, index))
     }
@@ -112,20 +119,6 @@ fn greedy(logits: &[f32], banned: &[u32]) -> Option<u32> {
         }
     }
     best.map(|(_, id)| id)
-}
-
-/// All tokens that can be drawn, in the order of their ids; of infinite ones only these, as equals.
-fn gather(logits: &[f32], banned: &[u32], candidates: &mut Vec<Candidate>) {
-    candidates.clear();
-    let all = (0u32..).zip(logits).map(|(id, &logit)| Candidate { logit, id });
-    candidates.extend(all.filter(|c| c.logit > f32::NEG_INFINITY));
-    if !banned.is_empty() {
-        candidates.retain(|c| !banned.contains(&c.id));
-    }
-    if candidates.iter().any(|c| c.logit == f32::INFINITY) {
-        candidates.retain(|c| c.logit == f32::INFINITY);
-        candidates.iter_mut().for_each(|c| c.logit = 0.0);
-    }
 }
 
 /// Log-softmax of one raw logit. Infinite logits share all probability.

@@ -186,9 +186,14 @@ pub fn with_progress<T>(
 ) -> Result<T, Failure> {
     let bar = console::byte_bar(quiet);
     let result = load(&mut |stage: &str, done, total| {
-        bar.set_length(total);
+        // Each of these draws, so only what is new is told.
+        if bar.message() != stage {
+            bar.set_message(stage.to_string());
+        }
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+        }
         bar.set_position(done);
-        bar.set_message(stage.to_string());
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();

@@ -84,6 +84,11 @@ pub fn count(n: u64) -> String {
     }
 }
 
+/// `1 token`, `5 tokens`.
+pub fn tokens(n: u32) -> String {
+    format!("{n} token{}", if n == 1 { "" } else { "s" })
+}
+
 /// Milliseconds for a person: `35 ms`, `12.3 s`.
 pub fn milliseconds(ms: f64) -> String {
     if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
@@ -129,6 +134,7 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16384.0 PiB");
         assert_eq!(count(134_515_008), "134.5 million");
         assert_eq!(count(7_295_537_152), "7.30 billion");
+        assert_eq!((tokens(1), tokens(5)), ("1 token".into(), "5 tokens".into()));
         assert_eq!(milliseconds(35.4), "35 ms");
         assert_eq!(milliseconds(12_340.0), "12.3 s");
     }

@@ -33,9 +33,9 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
     let (spec, memory) = (&plan.spec, &plan.memory);
     let scaling = match spec.rope.scaling {
         RopeScaling::None => Value::Null,
-        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": factor }),
+        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": number(factor) }),
         RopeScaling::DynamicNtk { factor, trained } => {
-            json!({ "type": "dynamic", "factor": factor, "trained": trained })
+            json!({ "type": "dynamic", "factor": number(factor), "trained": trained })
         }
     };
     let checkpoint: Map<String, Value> =
@@ -51,11 +51,11 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
             "head_dim": spec.head_dim,
             "ffn": spec.ffn,
             "vocab": spec.vocab,
-            "norm_eps": spec.norm_eps,
-            "rope_theta": spec.rope.theta,
+            "norm_eps": number(spec.norm_eps),
+            "rope_theta": number(spec.rope.theta),
             "rope_scaling": scaling,
             "context": spec.context,
-            "score_clamp": spec.score_clamp,
+            "score_clamp": spec.score_clamp.map(number),
             "tied": spec.tied,
         },
         "parameters": plan.parameters,
@@ -78,6 +78,11 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
         "refusal": memory.refusal,
         "warnings": plan.warnings,
     })
+}
+
+/// An f32 with the digits that it was written with: 1e-5, not the nearest f64 of it.
+fn number(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| x.into())
 }
 
 fn to_text(model: &Path, plan: &Plan) -> String {
@@ -117,10 +122,10 @@ fn to_text(model: &Path, plan: &Plan) -> String {
     };
     out.line("context", format_args!("{} tokens ({limit})", plan.context.0));
     out.heading(&format!("loading on {} takes", plan.device));
-    out.line(
-        "mapped weights",
-        format_args!("{} (shared with other processes)", console::bytes(memory.weight_bytes_mapped)),
-    );
+    if memory.weight_bytes_mapped > 0 {
+        let shared = format!("{} (shared with other processes)", console::bytes(memory.weight_bytes_mapped));
+        out.line("mapped weights", shared);
+    }
     out.line("private weights", console::bytes(memory.weight_bytes_private));
     out.line(
         "KV cache",

@@ -183,14 +183,17 @@ pub fn report(answer: &Answer, seed: Option<u64>) {
         0 => String::new(),
         n => format!(" ({n} cached)"),
     };
+    // The first token came with the prompt's last step: one alone has no rate.
+    let made = match times.output_tokens.saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" at {:.1}/s", rate(more, times.decode_ms)),
+    };
     let mut line = format!(
-        "{} prompt tokens{cached} at {:.1} tokens/s, first token after {}, {} tokens at {:.1} tokens/s, {}",
-        times.prompt_tokens,
+        "prompt {}{cached} at {:.1}/s, first token after {}, answer {}{made}, {}",
+        console::tokens(times.prompt_tokens),
         rate(computed, times.prefill_ms),
         console::milliseconds(times.first_token_ms),
-        times.output_tokens,
-        // The first token came with the prompt's last step.
-        rate(times.output_tokens.saturating_sub(1), times.decode_ms),
+        console::tokens(times.output_tokens),
         match answer.finish {
             Finish::Eos => "end of text",
             Finish::Stop => "stop text",

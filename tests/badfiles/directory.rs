@@ -76,7 +76,7 @@ fn a_refused_read_is_an_io_error() {
     use std::os::unix::fs::PermissionsExt;
     let dir = small_dir();
     let path = dir.join("config.json");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&path).is_ok() {
         return; // root may read everything
     }

@@ -74,7 +74,7 @@ impl Bench {
         let count = if tokens < 64 { (400_000_000 / bytes).max(1) } else { 1 };
         let matrices: Vec<Matrix> = (0..count).map(|_| random_matrix(element, rows, cols)).collect();
         let x = random(tokens * cols, 7);
-        let mut out = Buffer::<f32>::zeroed(tokens * rows, "out").unwrap();
+        let out = Buffer::<f32>::zeroed(tokens * rows, "out").unwrap();
         let pointer = Pointer(out.as_mut_ptr());
         let mut scratch: Vec<Scratch> = (0..self.threads).map(|_| Scratch::new(cols, 128).unwrap()).collect();
         let chunk = matmul::chunk_rows(rows, tokens, self.threads);
@@ -165,7 +165,7 @@ impl Bench {
     fn small(&self) {
         let (mut a, b) = (random(4096, 1), random(4096, 2));
         let mut out = vec![0f32; 4096];
-        let mut report = |name: &str, seconds: f64| {
+        let report = |name: &str, seconds: f64| {
             if name.contains(&self.filter) {
                 println!("{name:44} {:9.3} ns an element", seconds / 4096.0 * 1e9);
             }

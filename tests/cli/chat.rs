@@ -102,13 +102,13 @@ fn turns_follow_each_other_until_exit() {
     assert!(talk.prompt().contains("/exit"));
     talk.say("hello\n");
     let first = talk.prompt();
-    assert!(first.contains("5 tokens at"), "{first}");
+    assert!(first.contains("answer 5 tokens at"), "{first}");
     talk.say("hello\n");
     let second = talk.prompt();
     let prompt_tokens = |line: &str| -> u32 {
         let words: Vec<&str> = line.split(' ').collect();
-        let at = words.windows(2).position(|w| w == ["prompt", "tokens"]).unwrap();
-        words[at - 1].parse().unwrap()
+        let at = words.iter().position(|&word| word == "prompt").unwrap();
+        words[at + 1].parse().unwrap()
     };
     assert!(prompt_tokens(&second) > prompt_tokens(&first) + 10, "the history goes along: {second}");
     talk.say("/reset\n");
@@ -128,7 +128,7 @@ fn a_full_context_is_told_and_the_conversation_goes_on() {
     let told = talk.prompt();
     assert!(told.contains("/reset"), "{told}");
     talk.say("hello\n");
-    assert!(talk.prompt().contains("4 tokens at"));
+    assert!(talk.prompt().contains("answer 4 tokens at"));
     talk.say("\x04");
     assert_eq!(talk.end().0, Some(0), "Ctrl-D ends");
 }
@@ -152,6 +152,10 @@ fn ctrl_c_stops_an_answer_and_twice_the_program() {
     assert!(told.contains("stopped"), "{told}");
     talk.interrupt();
     assert!(talk.prompt().contains("again"), "one press at the prompt only warns");
+    talk.say("/help\n");
+    assert!(talk.prompt().contains("/reset"), "and the conversation goes on");
+    talk.interrupt();
+    assert!(talk.prompt().contains("again"));
     talk.interrupt();
     assert_eq!(talk.child.wait().unwrap().code(), Some(130));
     reader.join().unwrap();

@@ -22,6 +22,7 @@ fn json_is_one_object_with_the_figures_of_the_model() {
     ] {
         assert_eq!(decoder[key], value, "{key}");
     }
+    assert_eq!(decoder["norm_eps"], 1e-6);
     assert_eq!(decoder["tied"], false);
     assert_eq!(decoder["rope_scaling"], Value::Null);
     // Two tables, two layers of q, k, v, o, gate, up and down with two norms, and the last norm.

@@ -26,7 +26,9 @@ fn the_same_seed_gives_the_same_text_and_times_go_to_the_standard_error() {
         assert!(stdout(&output).ends_with('\n'));
         let times = stderr(&output);
         assert!(times.starts_with("aquila: "), "{times}");
-        for part in ["prompt tokens", "tokens/s", "first token after", "limit of tokens"] {
+        for part in
+            ["aquila: prompt 2 tokens at ", "first token after", "answer 24 tokens at ", "limit of tokens"]
+        {
             assert!(times.contains(part), "{part}: {times}");
         }
         stdout(&output).to_string()

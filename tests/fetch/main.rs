@@ -2,7 +2,6 @@
 
 #[path = "../support/data.rs"]
 mod data;
-#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 

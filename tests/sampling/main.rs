@@ -91,7 +91,7 @@ fn parameters() -> impl Strategy<Value = SamplingParams> {
     let share = || prop_oneof![Just(1.0f32), 0.0f32..1.0];
     let penalty = || prop_oneof![Just(0.0f32), -2.0f32..2.0];
     (
-        (prop_oneof![Just(0.0f32), 0.05f32..3.0], prop_oneof![Just(0u32), 1u32..60]),
+        (prop_oneof![Just(0.0f32), 0.05f32..3.0], prop_oneof![Just(0u32), 1u32..6, 1u32..60]),
         (share(), prop_oneof![Just(0.0f32), 0.0f32..1.0], share()),
         (prop_oneof![Just(1.0f32), 0.5f32..2.0], penalty(), penalty(), -1i32..12),
         prop::collection::vec((0u32..40, prop_oneof![-20.0f32..20.0, Just(f32::NEG_INFINITY)]), 0..4),
@@ -123,7 +123,7 @@ proptest! {
     #[test]
     fn chooses_what_the_plain_sampler_may(
         params in parameters(),
-        steps in prop::collection::vec(prop::collection::vec(-9.0f32..9.0, 40), 1..6),
+        steps in prop::collection::vec(prop::collection::vec(prop_oneof![-9.0f32..9.0, (-3i8..3).prop_map(f32::from)], 40), 1..6),
         prompt in prop::collection::vec(0u32..50, 0..8),
         banned in prop::collection::vec(0u32..40, 0..3),
     ) {

@@ -37,22 +37,22 @@ impl<T: Plain> Arena<T> {
     /// A part to read.
     ///
     /// # Safety
-    /// No thread writes any of it while the slice is used.
+    /// The range exists, and no thread writes any of it while the slice is used.
     pub unsafe fn part(&self, range: Range<usize>) -> &[T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: inside the buffer, whose elements are always initialised; unwritten by the caller's promise.
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the buffer and unwritten by the caller's promise; elements are always initialised.
         unsafe { std::slice::from_raw_parts(self.buffer.as_mut_ptr().add(range.start), range.len()) }
     }
 
     /// A part to write.
     ///
     /// # Safety
-    /// No other thread reads or writes any of it while the slice is used, and this one holds no other
-    /// slice of it.
+    /// The range exists; no other thread reads or writes any of it while the slice is used, and this one
+    /// holds no other slice of it.
     #[allow(clippy::mut_from_ref, reason = "the point of the type; the caller promises disjoint parts")]
     pub unsafe fn part_mut(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: inside the buffer; alone by the caller's promise.
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the buffer and alone by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.buffer.as_mut_ptr().add(range.start), range.len()) }
     }
 }

@@ -39,11 +39,10 @@ impl KvCache {
         self.bytes.bytes()
     }
 
-    /// The address of block 0 of `layer`, valid for all blocks of the layer.
+    /// The address of block 0 of `layer`, which must exist; valid for all blocks of the layer.
     pub fn layer(&self, layer: usize) -> *mut u8 {
-        assert!(layer < self.layers);
-        // SAFETY: `layer` is below the number of layers, so the offset lies inside the arena.
-        unsafe { self.bytes.as_mut_ptr().add(layer * self.blocks * self.layout.block_bytes()) }
+        debug_assert!(layer < self.layers);
+        self.bytes.as_mut_ptr().wrapping_add(layer * self.blocks * self.layout.block_bytes())
     }
 
     /// Copies block `from` to block `to` in all layers; `Argument` where either does not exist.

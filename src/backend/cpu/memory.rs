@@ -47,7 +47,7 @@ pub struct Bounds {
 /// them for every token, and a cache that does not stay resident turns each token into disk reads. With
 /// a budget the caller has decided, and the budget is compared with private memory alone.
 ///
-/// Without `kv_memory` the cache takes what a budget leaves, or half of what the machine leaves (the
+/// Without `kv_memory` the cache takes what a budget leaves, or an eighth of what the machine leaves (the
 /// host needs memory too), but never less than one full context and never more than all sequences use.
 pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
     let reserve = bounds.available.map_or(0, |n| (n / 20).max(RESERVE_BYTES_MIN));
@@ -84,7 +84,7 @@ pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
         let refusal = refusal(needs, bounds, one_context, reserve);
         return (needs.context_blocks as usize, Some(refusal));
     }
-    let share = if budgeted { left } else { left / 2 };
+    let share = if budgeted { left } else { left / 8 };
     let blocks = (share / needs.block.max(1)).clamp(needs.context_blocks, needs.batch_blocks);
     (blocks as usize, None)
 }

@@ -5,7 +5,7 @@
 //! 16 keys are computed in the lanes of a vector with no sum across lanes, and the values are read
 //! along the accumulator. Slot s is position `s % 16` of block `s / 16`.
 
-use crate::backend::cpu::kernels::Element;
+use crate::backend::cpu::kernels::{Element, Kernels};
 use std::ops::Range;
 
 /// Token positions in a block.
@@ -49,6 +49,7 @@ impl KvLayout {
 /// # Safety
 /// As `Kernels::kv_store`.
 pub(super) unsafe fn store(
+    kernels: Kernels,
     layout: &KvLayout,
     blocks: *mut u8,
     slot: usize,
@@ -56,34 +57,30 @@ pub(super) unsafe fn store(
     keys: &[f32],
     values: &[f32],
 ) {
-    let (block, at) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS);
-    let size = layout.element.bytes();
+    const CHUNK: usize = 64;
+    let (block, at, size) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS, layout.element.bytes());
     let rows = keys.chunks_exact(layout.head_dim).zip(values.chunks_exact(layout.head_dim));
     for (head, (key, value)) in heads.filter(|&h| h < layout.kv_heads).zip(rows) {
-        for (d, (&k, &v)) in key.iter().zip(value).enumerate() {
-            let k_at = layout.key_offset(block, head) + (d * BLOCK_TOKENS + at) * size;
-            let v_at = layout.value_offset(block, head) + (at * layout.head_dim + d) * size;
-            // SAFETY: both offsets lie in the block of `slot`, which the caller vouches for.
-            unsafe {
-                put(layout.element, blocks.add(k_at), k);
-                put(layout.element, blocks.add(v_at), v);
+        let column = layout.key_offset(block, head) + at * size;
+        for (chunk, key) in key.chunks(CHUNK).enumerate() {
+            let mut stored = [0u8; CHUNK * size_of::<f32>()];
+            kernels.encode(layout.element, key, &mut stored);
+            for (i, element) in stored.chunks_exact(size).take(key.len()).enumerate() {
+                let d = chunk * CHUNK + i;
+                // SAFETY: row d of the head's keys lies in the block of `slot`, which the caller vouches for.
+                unsafe {
+                    let into = blocks.add(column + d * BLOCK_TOKENS * size);
+                    match element {
+                        [a, b] => into.cast::<[u8; 2]>().write([*a, *b]),
+                        _ => into.copy_from_nonoverlapping(element.as_ptr(), size),
+                    }
+                }
             }
         }
-    }
-}
-
-/// Stores `x` as one element.
-///
-/// # Safety
-/// `at` must be valid for a write of the element.
-#[inline(always)]
-unsafe fn put(element: Element, at: *mut u8, x: f32) {
-    // SAFETY: the caller's promise; the writes are unaligned ones.
-    unsafe {
-        match element {
-            Element::F32 => at.cast::<f32>().write_unaligned(x),
-            Element::F16 => at.cast::<u16>().write_unaligned(half::f16::from_f32(x).to_bits()),
-            Element::Bf16 => at.cast::<u16>().write_unaligned(half::bf16::from_f32(x).to_bits()),
-        }
+        let row = layout.value_offset(block, head) + at * layout.head_dim * size;
+        // SAFETY: the head's values lie in the block of `slot`, which the caller vouches for, and nothing
+        // else accesses this row of them during the call.
+        let stored = unsafe { std::slice::from_raw_parts_mut(blocks.add(row), layout.head_dim * size) };
+        kernels.encode(layout.element, value, stored);
     }
 }

@@ -96,7 +96,7 @@ pub(super) unsafe fn run(level: Level, mut product: Product<'_>, scratch: &mut S
     product.rows.end = product.rows.end.min(product.matrix.rows());
     let room = scratch.x.len() >= x_scratch_len(product.matrix.cols());
     debug_assert!(room, "the scratch was made for narrower matrices");
-    if product.rows.is_empty() || product.tokens() == 0 || !room {
+    if product.rows.is_empty() || product.matrix.cols() == 0 || product.tokens() == 0 || !room {
         return;
     }
     let (x, w) = (scratch.x.as_mut_ptr(), scratch.w.as_mut_ptr());

@@ -15,6 +15,10 @@
 //! | [`attention`] | softmax(q·K)·V over blocks |
 //! | [`rms_norm`], [`silu_mul`], [`rope`], [`convert`], [`exp`] | the rest |
 
+// Rows, tokens, queries and parts index several arrays at once, and closures over vectors are sometimes not
+// inlined, which would compile them for the lowest CPU: loops over indices are both clearer and safer here.
+#![allow(clippy::needless_range_loop)]
+
 use crate::backend::cpu::isa::Level;
 use crate::base::buffer::Buffer;
 use crate::base::dtype::DType;
@@ -198,7 +202,7 @@ impl Kernels {
         values: &[f32],
     ) {
         // SAFETY: the caller's promise.
-        unsafe { kv::store(layout, blocks, slot, heads, keys, values) }
+        unsafe { kv::store(self, layout, blocks, slot, heads, keys, values) }
     }
 
     /// Attention of the query rows `rows` for all query heads that share KV head `kv_head`.

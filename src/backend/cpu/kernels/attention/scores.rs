@@ -58,20 +58,22 @@ unsafe fn blocks<I: Isa, S: Stored, const Q: usize, const B: usize>(
     for d in 0..head_dim {
         // SAFETY: d < head_dim, and row d of the keys holds 16 elements.
         unsafe {
-            let key = |b: usize, part: usize| {
-                S::load(isa, keys[b].add((d * BLOCK_TOKENS + part * I::LANES) * S::BYTES))
-            };
+            let at = d * BLOCK_TOKENS * S::BYTES;
             // Of queries and keys the fewer stay in registers, beside the accumulators.
             if Q == 1 {
                 let q = isa.splat(*q[0].add(d));
                 for b in 0..B {
                     for part in 0..parts {
-                        acc[0][b][part] = isa.fma(q, key(b, part), acc[0][b][part]);
+                        let key = S::load(isa, keys[b].add(at + part * I::LANES * S::BYTES));
+                        acc[0][b][part] = isa.fma(q, key, acc[0][b][part]);
                     }
                 }
             } else {
                 for b in 0..B {
-                    let key: [I::V; 2] = std::array::from_fn(|part| key(b, part.min(parts - 1)));
+                    let mut key = [S::load(isa, keys[b].add(at)); 2];
+                    if parts == 2 {
+                        key[1] = S::load(isa, keys[b].add(at + I::LANES * S::BYTES));
+                    }
                     for i in 0..Q {
                         let q = isa.splat(*q[i].add(d));
                         for part in 0..parts {

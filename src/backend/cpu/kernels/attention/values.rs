@@ -106,10 +106,12 @@ impl<I: Isa, const Q: usize> Accumulators<I, Q> {
         let partial = if C == 1 { self.head_dim - element } else { I::LANES };
         // SAFETY: rows hold `stride` elements; values of keys below 64 lie in the tile's blocks.
         unsafe {
-            let mut acc: [[I::V; C]; N] = std::array::from_fn(|n| {
-                let kept = isa.splat(kept[n]);
-                std::array::from_fn(|c| isa.mul(isa.load(rows[n].add(c * I::LANES)), kept))
-            });
+            let mut acc = [[isa.zero(); C]; N];
+            for n in 0..N {
+                for c in 0..C {
+                    acc[n][c] = isa.mul(isa.load(rows[n].add(c * I::LANES)), isa.splat(kept[n]));
+                }
+            }
             let mut key = keys.start;
             while key < keys.end {
                 let end = keys.end.min((key / BLOCK_TOKENS + 1) * BLOCK_TOKENS);
@@ -117,11 +119,15 @@ impl<I: Isa, const Q: usize> Accumulators<I, Q> {
                 let mut at =
                     tile.values[key / BLOCK_TOKENS].add(key % BLOCK_TOKENS * row_bytes + element * S::BYTES);
                 while key < end {
-                    let value: [I::V; C] = if C == 1 && partial < I::LANES {
-                        [load_partial::<I, S>(isa, at, partial); C]
-                    } else {
-                        std::array::from_fn(|c| S::load(isa, at.add(c * I::LANES * S::BYTES)))
-                    };
+                    let mut value = [isa.zero(); C];
+                    for c in 0..C {
+                        let at = at.add(c * I::LANES * S::BYTES);
+                        value[c] = if C == 1 && partial < I::LANES {
+                            load_partial::<I, S>(isa, at, partial)
+                        } else {
+                            S::load(isa, at)
+                        };
+                    }
                     for n in 0..N {
                         let weight = isa.splat(*weights.get_unchecked(which[n]).get_unchecked(key));
                         for c in 0..C {

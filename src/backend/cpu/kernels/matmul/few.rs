@@ -16,7 +16,7 @@ use std::ops::Range;
 #[inline(always)]
 pub(super) unsafe fn run<A: Arithmetic>(a: A, product: &Product<'_>, scratch: *mut A::Packed) {
     let cols = product.matrix.cols();
-    let in_place = A::X_IN_PLACE && cols % A::STEP == 0;
+    let in_place = A::X_IN_PLACE && cols.is_multiple_of(A::STEP);
     let x = if in_place {
         Activations { start: product.x.as_ptr().cast::<A::Packed>(), stride: cols }
     } else {
@@ -141,7 +141,11 @@ unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
     let mut at = 0;
     while at < whole {
         // SAFETY: at + STEP ≤ len.
-        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.start.add(t * x.stride + at)) });
+        let mut xs = [unsafe { a.load(x.start.add(at)) }; T];
+        for t in 1..T {
+            // SAFETY: as above.
+            xs[t] = unsafe { a.load(x.start.add(t * x.stride + at)) };
+        }
         for g in 0..G {
             for r in 0..4 {
                 // SAFETY: as above.
@@ -173,5 +177,11 @@ unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
             }
         }
     }
-    acc.map(|groups| groups.map(|rows| isa.sum4(rows)))
+    let mut sums = [[[0.0; 4]; G]; T];
+    for t in 0..T {
+        for g in 0..G {
+            sums[t][g] = isa.sum4(acc[t][g]);
+        }
+    }
+    sums
 }

@@ -22,7 +22,11 @@ pub(super) unsafe fn tile<A: Arithmetic, const T: usize>(
     for step in 0..steps {
         let at = step * A::STEP;
         // SAFETY: `at` is below `steps × STEP`.
-        let xs: [A::Operand; T] = std::array::from_fn(|t| unsafe { a.load(x.add(t * A::STRIDE + at)) });
+        let mut xs = [unsafe { a.load(x.add(at)) }; T];
+        for t in 1..T {
+            // SAFETY: as above.
+            xs[t] = unsafe { a.load(x.add(t * A::STRIDE + at)) };
+        }
         for r in 0..TILE_ROWS {
             // SAFETY: as above.
             let ws = unsafe { a.load(w.add(r * A::STRIDE + at)) };
@@ -31,5 +35,9 @@ pub(super) unsafe fn tile<A: Arithmetic, const T: usize>(
             }
         }
     }
-    acc.map(|rows| isa.sum4(rows))
+    let mut sums = [[0.0; TILE_ROWS]; T];
+    for t in 0..T {
+        sums[t] = isa.sum4(acc[t]);
+    }
+    sums
 }
