@@ -4,6 +4,9 @@ use crate::base::limits;
 
 /// Most sequences of one step where the caller does not say.
 pub const BATCH_DEFAULT: usize = 16;
+/// Full contexts that the KV cache holds at most where the caller gives no budget: sequences are seldom
+/// full, and a small model must not take gigabytes of its host unasked.
+const CONTEXTS_DEFAULT: u64 = 4;
 /// Kept free for the host and the system: at least this much, and at least 5 % of what is available.
 const RESERVE_BYTES_MIN: u64 = 512 << 20;
 
@@ -47,8 +50,9 @@ pub struct Bounds {
 /// them for every token, and a cache that does not stay resident turns each token into disk reads. With
 /// a budget the caller has decided, and the budget is compared with private memory alone.
 ///
-/// Without `kv_memory` the cache takes what a budget leaves, or an eighth of what the machine leaves (the
-/// host needs memory too), but never less than one full context and never more than all sequences use.
+/// Without `kv_memory` the cache takes what a budget leaves, or half of what the machine leaves (the
+/// host needs memory too) and no more than [`CONTEXTS_DEFAULT`] full contexts, but never less than one and
+/// never more than all sequences use.
 pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
     let reserve = bounds.available.map_or(0, |n| (n / 20).max(RESERVE_BYTES_MIN));
     let budgeted = bounds.host_memory > 0;
@@ -84,8 +88,8 @@ pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
         let refusal = refusal(needs, bounds, one_context, reserve);
         return (needs.context_blocks as usize, Some(refusal));
     }
-    let share = if budgeted { left } else { left / 8 };
-    let blocks = (share / needs.block.max(1)).clamp(needs.context_blocks, needs.batch_blocks);
+    let most = if budgeted { left } else { (left / 2).min(one_context.saturating_mul(CONTEXTS_DEFAULT)) };
+    let blocks = (most / needs.block.max(1)).clamp(needs.context_blocks, needs.batch_blocks);
     (blocks as usize, None)
 }
 
@@ -152,7 +156,9 @@ mod tests {
         let (blocks, refusal) = kv_blocks(&aquila_7b(), &bounds);
         assert_eq!(refusal, None);
         // Half of what is left: 23 − 1.15 − 13.6 − 0.12 = 8.1 GiB.
-        assert!((128 * 3..=128 * 5).contains(&blocks), "{blocks}");
+        assert!((128 * 3..=128 * 4).contains(&blocks), "{blocks}");
+        let small = Needs { mapped: 256 << 20, ..aquila_7b() };
+        assert_eq!(kv_blocks(&small, &bounds), (128 * 4, None), "four contexts unasked");
     }
 
     #[test]
