@@ -21,7 +21,7 @@
  *
  * Structs that begin with struct_size only grow at the end. Set it to sizeof (the _init functions do).
  * A struct from an older header has a missing tail: the defaults. One from a newer header is accepted if
- * what this library does not know is 0, and gives AQUILA_ERR_UNSUPPORTED if not.
+ * what this library does not know is 0, and refused if not (AQUILA_ERR_UNSUPPORTED).
  *
  * The library never prints, exits, aborts, changes signals, locale, directory or environment. After a
  * fork, engines are refused in the child (AQUILA_ERR_FORKED): load again there.
