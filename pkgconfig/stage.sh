@@ -80,5 +80,6 @@ for folder in examples-c examples-cpp; do
 done
 if [ -f "$build/aquila" ]; then
     mkdir -p "$to/bin"
-    install -m 755 "$build/aquila" "$to/bin/"
+    $OBJCOPY --strip-debug "$build/aquila" "$work/aquila"
+    install -m 755 "$work/aquila" "$to/bin/"
 fi
