@@ -4,27 +4,37 @@ use crate::base::error::{Error, Result, Status};
 use std::thread::JoinHandle;
 
 /// Starts a thread called `name` (at most 15 bytes reach the system) with all signals blocked.
+/// `NoMemory` with the `errno` where the system gives none.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            block_signals();
-            run();
-        })
-        .map_err(|cause| Error {
-            status: Status::NoMemory,
-            native_code: cause.raw_os_error().unwrap_or(0),
-            message: format!("cannot start thread {name}: {cause}"),
-        })
+    let _mask = SignalMask::block_all();
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|cause| Error {
+        status: Status::NoMemory,
+        native_code: cause.raw_os_error().unwrap_or(0),
+        message: format!("cannot start thread {name}: {cause}"),
+    })
 }
 
-/// Blocks all signals in the calling thread. A synchronous fault (SIGSEGV, SIGBUS) still ends the
-/// process, as it must.
-fn block_signals() {
-    // SAFETY: `all` is a plain set that sigfillset initialises; pthread_sigmask reads it only.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+/// Blocks all signals of the calling thread while it lives. Threads inherit the mask of their maker, so
+/// those made meanwhile never run the host's handlers, not even in their first moment. A synchronous
+/// fault (SIGSEGV, SIGBUS) still ends the process, as it must.
+pub struct SignalMask(libc::sigset_t);
+
+impl SignalMask {
+    /// Blocks all signals until the value is dropped.
+    pub fn block_all() -> Self {
+        // SAFETY: sigset_t is plain integers; sigfillset and pthread_sigmask write valid sets.
+        unsafe {
+            let (mut all, mut former) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut former);
+            SignalMask(former)
+        }
+    }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        // SAFETY: restores the set that `block_all` read.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }

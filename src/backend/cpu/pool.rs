@@ -12,8 +12,9 @@
 use super::float_mode::FloatMode;
 use super::signal::{Padded, Signal};
 use super::threads;
-use crate::base::error::{Error, Result, Status};
+use crate::base::error::Result;
 use crate::base::fork::Process;
+use crate::base::thread;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -88,16 +89,10 @@ impl Pool {
             closing: AtomicBool::new(false),
         });
         let mut pool = Pool { shared, handles: Vec::new(), process: Process::current() };
-        let _mask = SignalMask::block_all();
         for index in 1..threads {
             let shared = pool.shared.clone();
-            let thread = std::thread::Builder::new().name(format!("aquila-w{index}"));
             // On failure the drop of `pool` ends those that run.
-            let handle = thread.spawn(move || shared.work(index)).map_err(|cause| Error {
-                status: Status::NoMemory,
-                native_code: cause.raw_os_error().unwrap_or(0),
-                message: format!("cannot start worker thread {index} of {threads}: {cause}"),
-            })?;
+            let handle = thread::spawn(&format!("aquila-w{index}"), move || shared.work(index))?;
             pool.handles.push(handle);
         }
         Ok(pool)
@@ -236,32 +231,10 @@ impl Worker<'_> {
     }
 }
 
-/// Blocks all signals of the calling thread while it lives, so that threads made meanwhile never run
-/// the host's handlers.
-struct SignalMask(libc::sigset_t);
-
-impl SignalMask {
-    fn block_all() -> Self {
-        // SAFETY: sigset_t is plain integers; sigfillset and pthread_sigmask write valid sets.
-        unsafe {
-            let (mut all, mut former) = (std::mem::zeroed(), std::mem::zeroed());
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut former);
-            SignalMask(former)
-        }
-    }
-}
-
-impl Drop for SignalMask {
-    fn drop(&mut self) {
-        // SAFETY: restores the set that `block_all` read.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Status;
     use std::sync::atomic::AtomicU64;
 
     /// A job of `phases` phases: every chunk is done once, and nobody passes a barrier early.

@@ -6,6 +6,7 @@ use super::marks::Marks;
 use super::python;
 use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
+use crate::base::thread::SignalMask;
 use crate::text::tokenizer::Tokenizer;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as JinjaValue};
@@ -26,7 +27,9 @@ const RENDER_STACK: usize = (1 << 20) + limits::TEMPLATE_FUEL as usize / 6 * 256
 fn on_own_stack<T: Send>(bytes: usize, run: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("aquila-template".into()).stack_size(bytes);
+        let mask = SignalMask::block_all();
         let thread = thread.spawn_scoped(scope, run);
+        drop(mask);
         let thread = thread.map_err(|cause| crate::error!(Io, "chat template: no thread: {cause}"))?;
         thread.join().map_err(|_| crate::error!(Format, "chat template: failed inside"))
     })
