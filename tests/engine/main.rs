@@ -5,13 +5,16 @@
 mod mock;
 mod model;
 
-use aquila::backend::MemoryPlan;
+use aquila::backend::cpu::CpuBackend;
+use aquila::backend::cpu::isa::Level;
+use aquila::backend::{Backend, ExecutorOptions, MemoryPlan};
 use aquila::base::clock::Clock;
 use aquila::engine::params::{Event, Finish, GenParams, Input};
 use aquila::engine::{Engine, EngineInfo, Next, Parts};
 use aquila::{Status, sampling::SamplingParams};
 use mock::{Manner, Mock, Seen};
 use model::Plain;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,6 +112,39 @@ fn requests_at_once_give_what_each_gives_alone() {
         }
         let seen = bench.seen.lock().unwrap();
         assert!(seen.largest_step > 1, "{name}: nothing was batched");
+    }
+}
+
+#[test]
+fn the_cpu_gives_what_the_plain_decoder_gives() {
+    let plain = plain();
+    let backend = CpuBackend::new(Level::detect());
+    let options = ExecutorOptions {
+        dtype: None,
+        kv_dtype: None,
+        threads: 2,
+        context: CONTEXT,
+        max_batch: 8,
+        host_memory: 0,
+        device_memory: 0,
+        kv_memory: 0,
+        lock_memory: false,
+    };
+    let weights = model::weights(&plain.spec, true);
+    let plan = backend.plan(&plain.spec, &weights, &options).unwrap();
+    let mut progress = |_: &str, _, _| ControlFlow::Continue(());
+    let executor =
+        backend.open(Arc::new(plain.spec.clone()), weights, &options, &plan, &mut progress).unwrap();
+    let info = EngineInfo { plan, ..info(0, 0) };
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
+    let engine = Engine::start(parts).unwrap();
+    let jobs: Vec<_> = (0..12).map(|i| (prompt(i, 1 + i * 19), 3 + (i * 5) % 17)).collect();
+    let requests: Vec<_> = jobs
+        .iter()
+        .map(|(p, n)| engine.submit(Input::Tokens(p.clone()), greedy(*n as u32)).unwrap())
+        .collect();
+    for ((prompt, new), request) in jobs.iter().zip(&requests) {
+        assert_eq!(request.wait().unwrap().tokens, plain.greedy(prompt, *new));
     }
 }
 
