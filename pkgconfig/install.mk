@@ -24,7 +24,8 @@ install: build-release
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/include/aquila.h" "$(DESTDIR)$(PREFIX)/include/aquila.hpp" \
 	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)"/libaquila.so* "$(DESTDIR)$(PREFIX)/$(LIBDIR)/libaquila.a" \
-	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/aquila.pc" "$(DESTDIR)$(PREFIX)/bin/aquila"
+	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/aquila.pc" "$(DESTDIR)$(PREFIX)/bin/aquila" \
+	    "$(DESTDIR)$(PREFIX)/share/man/man1/aquila.1"
 	rm -rf "$(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/aquila" "$(DESTDIR)$(PREFIX)/share/doc/aquila" \
 	    "$(DESTDIR)$(PREFIX)/share/aquila"
 

@@ -74,6 +74,8 @@ done
 for file in README.md README.zh-CN.md ARCHITECTURE.md CHANGELOG.md SECURITY.md LICENSE; do
     if [ -f "$root/$file" ]; then install -m 644 "$root/$file" "$to/share/doc/aquila/"; fi
 done
+mkdir -p "$to/share/man/man1"
+install -m 644 "$root/docs/aquila.1" "$to/share/man/man1/"
 for folder in examples-c examples-cpp; do
     mkdir -p "$to/share/aquila/examples/${folder#examples-}"
     install -m 644 "$root/$folder"/*.* "$to/share/aquila/examples/${folder#examples-}/"

@@ -384,6 +384,9 @@ fn deliver(
             Next::Done => return Ok(()),
         };
         let last = match event {
+            // A fast engine may have come to its own end before the stop reached it; the caller saw the
+            // text end where the function stopped it.
+            Event::Finish { .. } if stopped => Some((Finish::Cancelled, None)),
             Event::Finish { reason, error } => Some((reason, error)),
             // What was made before the cancellation took effect is not wanted any more.
             _ if stopped => None,

@@ -15,8 +15,8 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
     crate::ensure!(
         arch == Some("llama"),
         Unsupported,
-        "{place}: general.architecture: expected \"llama\", found {:?}",
-        arch.map(clip)
+        "{place}: general.architecture: expected \"llama\", found {}",
+        arch.map_or("none".into(), |arch| format!("{:?}", clip(arch)))
     );
     refuse_other_kinds(gguf)?;
     let hidden = needed(gguf, "llama.embedding_length", WIDTH_MAX)?;

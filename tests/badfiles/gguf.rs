@@ -142,7 +142,7 @@ fn other_models() {
         Status::Format,
         &["a string, found an integer"],
     );
-    refused_change(|g| g.unset("general.architecture"), Status::Unsupported, &["found None"]);
+    refused_change(|g| g.unset("general.architecture"), Status::Unsupported, &["found none"]);
     refused_change(
         set("llama.expert_count", GgufValue::U32(8)),
         Status::Unsupported,

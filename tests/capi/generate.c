@@ -88,7 +88,8 @@ static void stops(aquila_engine *engine) {
 
     seen.stop_after = 1;
     EXPECT(aquila_stream(engine, "hello", &params, see, &seen, &error), AQUILA_OK);
-    CHECK(seen.finishes == 1 && seen.finish == AQUILA_FINISH_CANCELLED && seen.tokens < 40);
+    /* However many tokens the first piece held: no further text comes, and the end says why. */
+    CHECK(seen.finishes == 1 && seen.finish == AQUILA_FINISH_CANCELLED && seen.stop_after == 0);
 
     /* A letter from the middle of the text as a stop string: it ends there and does not leak. */
     params.max_tokens = 16;

@@ -4,7 +4,6 @@
 //! The only test of its program, so that no other test's threads and CPU time are counted.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code)]
 mod support;
 
 use aquila::engine::params::{GenParams, Input};
