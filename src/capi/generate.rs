@@ -14,6 +14,7 @@ use crate::sampling::SamplingParams;
 use std::ffi::{c_char, c_void};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ptr;
+use std::time::UNIX_EPOCH;
 
 /// Go on past the model's own end-of-sequence ids.
 pub const AQUILA_GEN_IGNORE_EOS: u32 = 1;
@@ -197,14 +198,20 @@ impl aquila_gen_params {
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             penalty_last_n: self.penalty_last_n,
-            seed: match self.seed {
-                // The keys of the standard library's hash maps come from the system's random numbers.
-                AQUILA_SEED_RANDOM => RandomState::new().build_hasher().finish(),
-                seed => seed,
-            },
+            seed: if self.seed == AQUILA_SEED_RANDOM { random_seed() } else { self.seed },
             logit_bias: tokens.into_iter().zip(biases.iter().map(|bias| bias.bias)).collect(),
         })
     }
+}
+
+/// Another number each time, in every process. The keys of the standard library's hash maps come from the
+/// system's random numbers, but only once a thread: the children of a fork inherit them, and would all
+/// tell the same story. Process and time keep them apart.
+fn random_seed() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_u128(UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos());
+    hasher.finish()
 }
 
 /// A part of the prompt is computed: `prefill_done` and `prefill_total` say how much.

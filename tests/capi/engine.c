@@ -22,6 +22,46 @@ static void in_the_child(aquila_engine *engine, const char *model) {
     aquila_free(own);
 }
 
+/* Loads in a child of its own and writes a text of a random seed into the pipe. */
+static void tell(const char *model, int to) {
+    aquila_gen_params params = short_params(40);
+    aquila_engine *own = load(model);
+    aquila_result *result;
+    aquila_error error;
+    const char *text;
+    size_t size;
+
+    params.temperature = 1;
+    EXPECT(aquila_generate(own, "hello", &params, &result, &error), AQUILA_OK);
+    text = aquila_result_json(result, &size);
+    size = (size_t)(strstr(text, "\"logprobs\"") - text); /* what follows holds times */
+    CHECK(write(to, text, size) == (ssize_t)size);
+    aquila_result_free(result);
+    aquila_free(own);
+    fflush(NULL);
+    _exit(failures != 0);
+}
+
+/* A server that forks its workers: what random numbers its threads had, all workers inherit. */
+static void random_in_each_child(const char *model) {
+    static char texts[2][4096];
+    int i, ends[2], status;
+
+    for (i = 0; i < 2; i++) {
+        size_t size = 0;
+        ssize_t got;
+        pid_t child;
+        CHECK(pipe(ends) == 0);
+        child = fork();
+        if (child == 0) tell(model, ends[1]);
+        close(ends[1]);
+        while ((got = read(ends[0], texts[i] + size, sizeof texts[i] - 1 - size)) > 0) size += (size_t)got;
+        close(ends[0]);
+        CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0 && size > 0);
+    }
+    CHECK(strcmp(texts[0], texts[1]) != 0);
+}
+
 int main(int argc, char **argv) {
     aquila_engine_info info;
     aquila_engine *engine;
@@ -57,6 +97,7 @@ int main(int argc, char **argv) {
         _exit(failures != 0);
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    random_in_each_child(argv[1]);
     EXPECT(aquila_generate(engine, "hello", NULL, &result, &error), AQUILA_OK);
     aquila_result_free(result);
     aquila_free(engine);
