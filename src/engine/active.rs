@@ -90,11 +90,15 @@ impl Active {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Notes that rows of this request are in a step, up to position `done`.
-    pub(crate) fn stepped(&mut self, done: usize, now_ns: u64) {
+    /// Notes that rows of this request are in a step.
+    pub(crate) fn stepped(&mut self, now_ns: u64) {
         if self.marks.first_step == 0 {
             self.marks.first_step = now_ns;
         }
+    }
+
+    /// Notes that the rows up to position `done` are computed.
+    pub(crate) fn computed(&self, done: usize) {
         if self.made() == 0 {
             self.state.prefilled(done.min(self.prompt_len), self.prompt_len);
         }

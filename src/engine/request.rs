@@ -102,15 +102,16 @@ impl RequestState {
     }
 
     fn take_event(output: &mut Output) -> Option<Next> {
+        // A reader that is late still hears of the prompt before the answer to it.
+        if let Some((done, total)) = output.prefill.take() {
+            return Some(Next::Event(Event::Prefill { done, total }));
+        }
         if !output.text.is_empty() || !output.tokens.is_empty() {
             return Some(Next::Event(Event::Text {
                 text: std::mem::take(&mut output.text),
                 tokens: std::mem::take(&mut output.tokens),
                 logprobs: std::mem::take(&mut output.logprobs),
             }));
-        }
-        if let Some((done, total)) = output.prefill.take() {
-            return Some(Next::Event(Event::Prefill { done, total }));
         }
         if output.finish_was_read {
             return Some(Next::Done);

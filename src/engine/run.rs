@@ -181,7 +181,7 @@ impl Runner {
         let now = self.shared.clock.now_ns();
         for rows in &plan {
             if let Some(active) = self.active.get_mut(&rows.id) {
-                active.stepped(rows.first + rows.rows, now);
+                active.stepped(now);
             }
         }
         self.fill_buffers(&plan);
@@ -264,8 +264,9 @@ impl Runner {
             });
             let Some(sequence) = queues.running_mut(rows.id) else { continue };
             sequence.in_flight -= 1;
-            let (Some(row), false) = (result, sequence.finished) else { continue };
             let Some(request) = active.get_mut(&rows.id) else { continue };
+            request.computed(rows.first + rows.rows);
+            let (Some(row), false) = (result, sequence.finished) else { continue };
             let taken = match row {
                 Row::Logits(logits) => request.choose(logits, shared),
                 Row::Selected(token) => Ok(request.take(token, None, shared)),

@@ -317,3 +317,26 @@ fn a_timeout_loses_nothing_and_prefill_is_reported() {
     assert_eq!(prefills.last(), Some(&(200, 200)));
     assert!(prefills.len() >= 3, "{prefills:?}");
 }
+
+/// Progress was once told when a step began, and a reader who came late heard the answer before it.
+#[test]
+fn prefill_is_told_when_it_is_computed_and_before_the_answer() {
+    let (sender, gate) = std::sync::mpsc::channel();
+    let gate = Some(Arc::new(Mutex::new(gate)));
+    let bench = bench(Manner { step_tokens: 64, gate, ..Manner::default() });
+    let opener = sender; // goes before the engine, which waits for its device
+    let request = bench.engine.submit(Input::Tokens(prompt(1, 100)), greedy(2)).unwrap();
+    // The device has the first chunk and does not come to its end.
+    while bench.seen.lock().unwrap().steps == 0 {
+        std::thread::yield_now();
+    }
+    assert!(matches!(request.next(Some(Duration::from_millis(1))).unwrap(), Next::Timeout));
+    opener.send(()).unwrap();
+    assert!(matches!(request.next(None).unwrap(), Next::Event(Event::Prefill { done: 64, total: 100 })));
+    drop(opener);
+    while request.timings().output_tokens < 2 {
+        std::thread::yield_now();
+    }
+    assert!(matches!(request.next(None).unwrap(), Next::Event(Event::Prefill { done: 100, total: 100 })));
+    assert_eq!(request.wait().unwrap().tokens, bench.plain.greedy(&prompt(1, 100), 2));
+}

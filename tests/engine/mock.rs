@@ -31,6 +31,8 @@ pub struct Manner {
     pub panicking_submit: Option<u64>,
     /// Time that each step takes on the device.
     pub step_time: Duration,
+    /// Each step waits for a message, until the sender is gone.
+    pub gate: Option<Arc<Mutex<Receiver<()>>>>,
 }
 
 impl Default for Manner {
@@ -45,6 +47,7 @@ impl Default for Manner {
             failing_collects: Vec::new(),
             panicking_submit: None,
             step_time: Duration::ZERO,
+            gate: None,
         }
     }
 }
@@ -102,9 +105,8 @@ impl Mock {
     pub fn new(plain: Arc<Plain>, manner: Manner, seen: Arc<Mutex<Seen>>) -> Self {
         let (jobs, inbox) = channel::<Job>();
         let (outbox, done) = channel();
-        let (vocab, step_time) = (plain.spec.vocab, manner.step_time);
-        let block_tokens = manner.block_tokens;
-        let device = std::thread::spawn(move || run_device(&plain, &inbox, &outbox, step_time, block_tokens));
+        let (vocab, device_manner) = (plain.spec.vocab, manner.clone());
+        let device = std::thread::spawn(move || run_device(&plain, &inbox, &outbox, &device_manner));
         let capabilities = Capabilities {
             block_tokens: manner.block_tokens,
             prefill_over_cache: !manner.whole_prompts,
@@ -238,17 +240,15 @@ impl Drop for Mock {
 }
 
 /// The device: slots of keys and values, steps one after another.
-fn run_device(
-    plain: &Plain,
-    jobs: &Receiver<Job>,
-    done: &Sender<(u64, Vec<Result1>)>,
-    step_time: Duration,
-    block_tokens: usize,
-) {
+fn run_device(plain: &Plain, jobs: &Receiver<Job>, done: &Sender<(u64, Vec<Result1>)>, manner: &Manner) {
+    let block_tokens = manner.block_tokens;
     let mut cache: HashMap<u32, KeyValue> = HashMap::new();
     let mut selected: HashMap<(u64, usize), u32> = HashMap::new();
     for mut job in jobs {
-        std::thread::sleep(step_time);
+        std::thread::sleep(manner.step_time);
+        if let Some(gate) = &manner.gate {
+            let _ = gate.lock().unwrap().recv();
+        }
         for carry in &job.carry {
             job.tokens[carry.row] = selected[&(carry.from.0, carry.from_wanted)];
         }
