@@ -3,11 +3,10 @@
 use crate::base::error::{Error, Result};
 use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
-use crate::engine::request::RequestState;
+use crate::engine::request::Served;
 use crate::engine::scheduler::Sequence;
 use crate::engine::shared::{Arrival, Shared};
 use crate::sampling::{Sampler, SamplingParams};
-use std::sync::Arc;
 
 /// Marks on the engine's clock, in nanoseconds; 0: not yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +18,7 @@ struct Marks {
 
 /// One request that the engine's thread has taken in.
 pub(crate) struct Active {
-    pub(crate) state: Arc<RequestState>,
+    pub(crate) state: Served,
     /// The prompt and what was generated.
     pub(crate) tokens: Vec<u32>,
     prompt_len: usize,
@@ -27,7 +26,10 @@ pub(crate) struct Active {
     new_max: usize,
     /// Whether `new_max` is what the context leaves rather than what was asked for.
     bounded_by_context: bool,
-    sampler: Sampler,
+    sampling: SamplingParams,
+    /// Made of `sampling` with the first choice: it takes some 20 bytes for each id of the vocabulary, and
+    /// a thousand requests may wait.
+    sampler: Option<Sampler>,
     output: TextOutput,
     /// Ids that end the text as the model's own end.
     eos_ids: Vec<u32>,
@@ -42,7 +44,7 @@ pub(crate) struct Active {
 
 impl Active {
     /// The request and its place in the queues.
-    pub(crate) fn new(arrival: Arrival, shared: &Shared, device_select: bool) -> Result<(Self, Sequence)> {
+    pub(crate) fn new(arrival: Arrival, shared: &Shared, device_select: bool) -> (Self, Sequence) {
         let Arrival { state, prompt, params, echo } = arrival;
         let prompt_len = prompt.len();
         let room = (shared.info.context as usize).saturating_sub(prompt_len);
@@ -52,8 +54,6 @@ impl Active {
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
         let device_select = device_select && params.min_tokens == 0 && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
-        let mut sampler = Sampler::new(params.sampling, shared.info.vocab as usize)?;
-        sampler.see_prompt(&prompt);
         let mut tokens = prompt;
         tokens.reserve(new_max.min(4096));
         let timings = Timings { prompt_tokens: prompt_len as u32, ..Timings::default() };
@@ -73,7 +73,8 @@ impl Active {
             prompt_len,
             new_max,
             bounded_by_context: asked > room,
-            sampler,
+            sampling: params.sampling,
+            sampler: None,
             output,
             eos_ids,
             stop_ids: params.stop_tokens,
@@ -82,7 +83,7 @@ impl Active {
             device_select,
             marks: Marks::default(),
         };
-        Ok((active, sequence))
+        (active, sequence)
     }
 
     /// Tokens made so far.
@@ -108,7 +109,16 @@ impl Active {
     pub(crate) fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
         let made = self.made();
         let banned: &[u32] = if made < self.min_tokens { &self.ending_ids } else { &[] };
-        let choice = self.sampler.choose(logits, banned, made as u64)?;
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            None => {
+                let params = std::mem::take(&mut self.sampling);
+                let sampler = self.sampler.insert(Sampler::new(params, shared.info.vocab as usize)?);
+                sampler.see_prompt(&self.tokens[..self.prompt_len]);
+                sampler
+            }
+        };
+        let choice = sampler.choose(logits, banned, made as u64)?;
         Ok(self.take(choice.token, Some(choice.logprob), shared))
     }
 

@@ -164,7 +164,7 @@ impl Engine {
         let state = request::RequestState::new(id, start, tokenize_ms, prompt.tokens.len());
         let request = Request { state: Arc::new(state), shared: shared.clone() };
         shared.admit(Arrival {
-            state: request.state.clone(),
+            state: request::Served(request.state.clone()),
             prompt: prompt.tokens,
             params,
             echo: prompt.echo,

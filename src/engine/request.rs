@@ -4,6 +4,7 @@ use crate::base::error::{Error, Result};
 use crate::engine::params::{Event, Finish, Generation, Timings};
 use crate::engine::shared::Shared;
 use parking_lot::{Condvar, Mutex};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -122,6 +123,27 @@ impl RequestState {
     }
 }
 
+/// The engine's hold on a request. Whoever drops it ends the request, so that no reader waits for ever,
+/// not even where a panic lost it.
+#[derive(Debug)]
+pub(crate) struct Served(pub(crate) Arc<RequestState>);
+
+impl Deref for Served {
+    type Target = RequestState;
+    fn deref(&self) -> &RequestState {
+        &self.0
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if self.0.output.lock().finish.is_none() {
+            let lost = crate::error!(Internal, "a bug in the library: the engine lost this request");
+            self.0.finish(Finish::Error, Some(lost), None);
+        }
+    }
+}
+
 /// A request in flight. Dropping it cancels it. All methods may be called from any thread; events
 /// go to whoever reads first.
 pub struct Request {
@@ -202,5 +224,28 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         self.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+
+    /// A panic between the inbox and the engine's tables once left the reader waiting for ever.
+    #[test]
+    fn a_request_that_is_lost_ends_with_an_error_and_one_that_ended_is_left_alone() {
+        for ended in [false, true] {
+            let state = Arc::new(RequestState::new(1, 0, 0.0, 1));
+            let served = Served(state.clone());
+            if ended {
+                served.finish(Finish::Length, None, None);
+            }
+            drop(served);
+            let end = RequestState::take_event(&mut state.output.lock());
+            let Some(Next::Event(Event::Finish { reason, error })) = end else { panic!("{end:?}") };
+            assert_eq!(reason, if ended { Finish::Length } else { Finish::Error });
+            assert_eq!(error.map(|e| e.status), (!ended).then_some(Status::Internal));
+        }
     }
 }

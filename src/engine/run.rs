@@ -44,6 +44,8 @@ pub(crate) struct Runner {
     kv: KvBlocks,
     queues: Queues,
     active: HashMap<u64, Active>,
+    /// Taken from the inbox, not in `active` yet.
+    incoming: VecDeque<Arrival>,
     in_flight: VecDeque<InFlight>,
     /// Plan vectors that are not in use.
     spare: Vec<Vec<PlannedRows>>,
@@ -64,6 +66,7 @@ impl Runner {
             kv,
             queues: Queues::default(),
             active: HashMap::new(),
+            incoming: VecDeque::new(),
             in_flight: VecDeque::new(),
             spare: vec![Vec::new(), Vec::new()],
             buffers: StepBuffers::default(),
@@ -93,7 +96,7 @@ impl Runner {
         for (_, active) in self.active.drain() {
             active.finish(Finish::Error, Some(error.clone()), now);
         }
-        for arrival in arrivals {
+        for arrival in self.incoming.drain(..).chain(arrivals) {
             arrival.state.finish(Finish::Error, Some(error.clone()), None);
         }
         // The executor may be the one that panicked: a second panic while it is dropped must not
@@ -134,21 +137,16 @@ impl Runner {
             }
         }
         inbox.woken = false;
-        while let Some(arrival) = inbox.arrivals.pop_front() {
-            self.admit(arrival);
+        std::mem::swap(&mut self.incoming, &mut inbox.arrivals);
+        // Counted while the inbox is held: else more could come in than may wait.
+        shared.waiting.store(self.queues.waiting.len() + self.incoming.len(), Ordering::Relaxed);
+        drop(inbox);
+        while let Some(arrival) = self.incoming.pop_front() {
+            let (active, sequence) = Active::new(arrival, &shared, self.device_select);
+            self.active.insert(sequence.id, active);
+            self.queues.waiting.push_back(sequence);
         }
         true
-    }
-
-    fn admit(&mut self, arrival: Arrival) {
-        let state = arrival.state.clone();
-        match Active::new(arrival, &self.shared, self.device_select) {
-            Ok((active, sequence)) => {
-                self.active.insert(sequence.id, active);
-                self.queues.waiting.push_back(sequence);
-            }
-            Err(error) => state.finish(Finish::Error, Some(error), None),
-        }
     }
 
     fn end_cancelled(&mut self) {

@@ -5,16 +5,15 @@ use crate::base::error::Result;
 use crate::base::fork::Process;
 use crate::engine::EngineInfo;
 use crate::engine::params::GenParams;
-use crate::engine::request::RequestState;
+use crate::engine::request::Served;
 use crate::text::{ChatTemplate, Tokenizer};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A request on its way to the engine's thread.
 pub(crate) struct Arrival {
-    pub(crate) state: Arc<RequestState>,
+    pub(crate) state: Served,
     pub(crate) prompt: Vec<u32>,
     pub(crate) params: GenParams,
     /// The prompt's text, to be put in front with `echo`.
@@ -50,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) inbox: Mutex<Inbox>,
     pub(crate) bell: Condvar,
-    /// Requests that the engine's thread took in and that wait for their first step.
+    /// Requests that the engine's thread took in and that wait for a step.
     pub(crate) waiting: AtomicUsize,
     pub(crate) next_id: AtomicU64,
 }

@@ -340,3 +340,40 @@ fn prefill_is_told_when_it_is_computed_and_before_the_answer() {
     assert!(matches!(request.next(None).unwrap(), Next::Event(Event::Prefill { done: 100, total: 100 })));
     assert_eq!(request.wait().unwrap().tokens, bench.plain.greedy(&prompt(1, 100), 2));
 }
+
+/// A thousand requests may wait: one that was not stepped yet must not hold memory by the vocabulary.
+#[test]
+fn waiting_requests_hold_no_sampler() {
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let (plain, seen) = (plain(), Arc::<Mutex<Seen>>::default());
+    let (sender, gate) = std::sync::mpsc::channel();
+    let manner = Manner { step_tokens: 8, gate: Some(Arc::new(Mutex::new(gate))), ..Manner::default() };
+    let info = EngineInfo { vocab: 4_000_000, ..info(manner.kv_blocks, manner.block_tokens) };
+    let executor = Box::new(Mock::new(plain, manner, seen.clone()));
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
+    let engine = Engine::start(parts).unwrap();
+    let opener = sender;
+    let sampling = SamplingParams { repeat_penalty: 1.1, ..SamplingParams::default() };
+    let submit = |len| {
+        let params = GenParams { sampling: sampling.clone(), ..greedy(4) };
+        engine.submit(Input::Tokens(prompt(1, len)), params).unwrap()
+    };
+    let wait_for_step = |number| {
+        while seen.lock().unwrap().steps < number {
+            std::thread::yield_now();
+        }
+    };
+    // The first prompt fills many steps; the others are taken in behind it.
+    let first = submit(200);
+    wait_for_step(1);
+    let before = resident();
+    let others: Vec<_> = (0..12).map(|_| submit(4)).collect();
+    opener.send(()).unwrap();
+    wait_for_step(2);
+    let grown = resident().saturating_sub(before);
+    drop((first, others, opener));
+    assert!(grown < 200 << 20, "{} MiB for 12 requests that wait", grown >> 20);
+}
