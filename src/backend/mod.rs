@@ -26,7 +26,8 @@ pub struct Capabilities {
     /// Token positions in one KV block: 16 on the CPU, 128 on ATB.
     pub block_tokens: usize,
     /// Whether a prompt may be prefilled in chunks, later chunks attending over cached blocks. Where
-    /// it is false a step holds whole prompts only, and no prefix is shared.
+    /// it is false a step holds whole prompts only, no prefix is shared, and `step_tokens` must reach the
+    /// context: a sequence may be computed again from any of its lengths.
     pub prefill_over_cache: bool,
     /// Whether a step may mix prompt tokens and decode tokens.
     pub mixed_steps: bool,

@@ -126,7 +126,7 @@ impl Drop for EngineThread {
 
 impl Engine {
     /// Starts the thread of an engine. `NoMemory` where the executor's KV cache cannot hold one full
-    /// context.
+    /// context; `Unsupported` where it takes whole prompts only, and none as long as the context.
     pub fn start(parts: Parts) -> Result<Engine> {
         let Parts { mut info, tokenizer, chat, executor, max_waiting, clock } = parts;
         info.executor = executor.describe();

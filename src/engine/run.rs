@@ -346,6 +346,17 @@ pub(crate) fn start(
             ),
         ));
     }
+    let (whole, step) = (!capabilities.prefill_over_cache, capabilities.step_tokens);
+    if whole && step < shared.info.context as usize {
+        // A longer prompt, or a sequence that was put back, would wait for ever.
+        return Err(Error::new(
+            Status::Unsupported,
+            format!(
+                "a context of {} tokens, and this device takes whole prompts of at most {step} tokens",
+                shared.info.context
+            ),
+        ));
+    }
     let runner = Runner::new(shared, executor, kv_blocks);
     crate::base::thread::spawn("aquila-engine", move || runner.run())
 }

@@ -377,3 +377,15 @@ fn waiting_requests_hold_no_sampler() {
     drop((first, others, opener));
     assert!(grown < 200 << 20, "{} MiB for 12 requests that wait", grown >> 20);
 }
+
+/// Such a device would never get to a prompt that is longer than its step, and all requests would fail.
+#[test]
+fn a_device_for_whole_prompts_must_take_a_whole_context() {
+    let manner = Manner { whole_prompts: true, step_tokens: CONTEXT - 1, ..Manner::default() };
+    let info = info(manner.kv_blocks, manner.block_tokens);
+    let executor = Box::new(Mock::new(plain(), manner, Arc::default()));
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
+    let error = Engine::start(parts).err().unwrap();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("context of 300") && error.message.contains("at most 299"), "{error}");
+}
