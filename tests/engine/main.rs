@@ -389,3 +389,30 @@ fn a_device_for_whole_prompts_must_take_a_whole_context() {
     assert_eq!(error.status, Status::Unsupported);
     assert!(error.message.contains("context of 300") && error.message.contains("at most 299"), "{error}");
 }
+
+/// The draws of a request depend on its seed and its own tokens alone: not on what runs beside it, nor on
+/// being put back and computed again in the middle.
+#[test]
+fn a_seed_gives_the_same_text_in_a_crowd_and_after_preemption() {
+    let params = |i: u64| {
+        let sampling = SamplingParams {
+            temperature: 1.0,
+            top_p: 0.9,
+            repeat_penalty: 1.2,
+            presence_penalty: 0.3,
+            penalty_last_n: 20,
+            seed: i % 3,
+            ..SamplingParams::default()
+        };
+        GenParams { sampling, ..greedy(60) }
+    };
+    let input = |i: u64| Input::Tokens(prompt(i as usize / 3, 40 + i as usize * 9));
+    let roomy = bench(Manner::default());
+    let alone: Vec<_> = (0..8).map(|i| roomy.engine.generate(input(i), params(i)).unwrap().tokens).collect();
+    assert_ne!(alone[0], alone[1]);
+    let tight = bench(Manner { kv_blocks: 20, block_tokens: 16, ..Manner::default() });
+    let requests: Vec<_> = (0..8).map(|i| tight.engine.submit(input(i), params(i)).unwrap()).collect();
+    for (request, alone) in requests.iter().zip(&alone) {
+        assert_eq!(&request.wait().unwrap().tokens, alone);
+    }
+}
