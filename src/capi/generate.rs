@@ -314,9 +314,9 @@ pub unsafe extern "C" fn aquila_generate(
 ) -> aquila_status {
     // SAFETY: the caller's promise, for every pointer used below.
     unsafe {
+        guard::clear(result);
         status_call(error, || {
             let out = guard::out("result", result)?;
-            *out = ptr::null_mut();
             let engine = pin_engine(engine)?;
             let generation = submit(&engine, prompt, params)?.wait()?;
             *out = handles::insert(ResultObject::new(generation)).map_err(|(error, _)| error)?;

@@ -140,6 +140,18 @@ pub(super) unsafe fn out<'a, T>(name: &str, place: *mut T) -> Result<&'a mut T> 
     Ok(unsafe { &mut *place })
 }
 
+/// Clears an out-pointer, first thing of all: a failure leaves NULL there, even one that is found before
+/// the body of the call runs.
+///
+/// # Safety
+/// As for [`out`].
+pub(super) unsafe fn clear<T>(place: *mut *mut T) {
+    // SAFETY: the caller's promise is the same; what cannot be written is refused by `out` later.
+    if let Ok(place) = unsafe { out("out", place) } {
+        *place = std::ptr::null_mut();
+    }
+}
+
 /// An optional out-pointer.
 ///
 /// # Safety

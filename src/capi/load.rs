@@ -287,9 +287,9 @@ pub unsafe extern "C" fn aquila_load(
 ) -> aquila_status {
     // SAFETY: the caller's promise, for every pointer used below.
     unsafe {
+        guard::clear(engine);
         status_call(error, || {
             let out = guard::out("engine", engine)?;
-            *out = ptr::null_mut();
             let model = path("model", model)?;
             let options = options::read(options)?;
             let engine = open::load(model, &options.to_options()?, &mut options.progress())?;

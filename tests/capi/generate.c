@@ -127,13 +127,16 @@ static void refusals(aquila_engine *engine) {
     aquila_error error;
     const char *stops[2] = {"a", NULL};
     int32_t token = 1 << 29;
-    char room[2 * sizeof params];
+    char room[2 * sizeof params], errors[2 * sizeof error];
 
     EXPECT(aquila_generate(engine, NULL, NULL, &result, &error), AQUILA_ERR_ARGUMENT);
     CHECK(result == NULL && strstr(error.message, "prompt") != NULL);
     EXPECT(aquila_generate(engine, "x", NULL, NULL, &error), AQUILA_ERR_ARGUMENT);
     EXPECT(aquila_generate(engine, "\xC3(", &params, &result, &error), AQUILA_ERR_ARGUMENT);
     EXPECT(aquila_stream(engine, "x", &params, NULL, NULL, &error), AQUILA_ERR_ARGUMENT);
+    result = (aquila_result *)&seen;
+    CHECK(aquila_generate(engine, "x", &params, &result, ODD(aquila_error, errors)) == AQUILA_ERR_ARGUMENT);
+    CHECK(result == NULL);
     memcpy(ODD(aquila_gen_params, room), &params, sizeof params);
     EXPECT(aquila_generate(engine, "x", ODD(aquila_gen_params, room), &result, &error), AQUILA_ERR_ARGUMENT);
 

@@ -27,7 +27,9 @@ static void bad_arguments(const char *model) {
     EXPECT(aquila_load(model, NULL, NULL, &error), AQUILA_ERR_ARGUMENT);
     EXPECT(aquila_load(model, NULL, ODD(aquila_engine *, room), &error), AQUILA_ERR_ARGUMENT);
     CHECK(strstr(error.message, "misaligned") != NULL);
+    engine = (aquila_engine *)&options;
     CHECK(aquila_load(model, NULL, &engine, ODD(aquila_error, room)) == AQUILA_ERR_ARGUMENT);
+    CHECK(engine == NULL); /* NULL on every failure */
     aquila_load_options_init(&options, sizeof options);
     odd = ODD(aquila_load_options, room);
     memcpy(odd, &options, sizeof options);
