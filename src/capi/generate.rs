@@ -8,6 +8,7 @@ use super::result::{ResultObject, aquila_result, aquila_stats, finish_number};
 use super::status::{AQUILA_OK, aquila_error, aquila_status};
 use super::text::token_ids;
 use crate::base::error::Result;
+use crate::base::limits;
 use crate::engine::params::{Event, Finish, GenParams, Input};
 use crate::engine::{Next, Request};
 use crate::sampling::SamplingParams;
@@ -140,6 +141,14 @@ impl aquila_gen_params {
             | AQUILA_GEN_NO_PARSE_SPECIAL
             | AQUILA_GEN_MESSAGES;
         options::check_flags("aquila_gen_params: flags", self.flags, KNOWN)?;
+        // Before the arrays are read: an absurd count is a mistake, not an array.
+        for (name, count, most) in [
+            ("n_stop", self.n_stop, limits::STOP_STRINGS_MAX),
+            ("n_stop_tokens", self.n_stop_tokens, vocab),
+            ("n_logit_bias", self.n_logit_bias, vocab),
+        ] {
+            crate::ensure!(count as usize <= most, Argument, "{name}: {count}, expected at most {most}");
+        }
         let flag = |bit| self.flags & bit != 0;
         // SAFETY: the caller's promise.
         let (stop, stop_tokens, sampling) =

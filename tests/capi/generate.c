@@ -153,6 +153,11 @@ static void refusals(aquila_engine *engine) {
     REFUSED(params.struct_size = 3, params.struct_size = sizeof params, "struct_size", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = stops, params.n_stop = 2), params.n_stop = 0, "stop[1]", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = NULL, params.n_stop = 2), params.n_stop = 0, "stop", AQUILA_ERR_ARGUMENT);
+    REFUSED((params.stop = stops, params.n_stop = 1000000), params.n_stop = 0, "n_stop: 1000000", AQUILA_ERR_ARGUMENT);
+    REFUSED((params.stop_tokens = &token, params.n_stop_tokens = UINT32_MAX), params.n_stop_tokens = 0,
+            "n_stop_tokens", AQUILA_ERR_ARGUMENT);
+    REFUSED((params.logit_bias = &bias, params.n_logit_bias = UINT32_MAX), params.n_logit_bias = 0, "n_logit_bias",
+            AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop_tokens = &token, params.n_stop_tokens = 1), params.n_stop_tokens = 0, "stop_tokens[0]",
             AQUILA_ERR_ARGUMENT);
     REFUSED((params.logit_bias = &bias, params.n_logit_bias = 1), params.n_logit_bias = 0, "logit_bias[0]",
