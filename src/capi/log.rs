@@ -112,10 +112,14 @@ pub unsafe extern "C" fn aquila_set_log(max: aquila_log_level, log: aquila_log_f
         };
         let sink = log.filter(|_| filter != log::LevelFilter::Off).map(|function| Sink { function, user });
         let quiet = sink.is_none();
-        let former = std::mem::replace(&mut *SINK.lock(), sink.map(Arc::new));
-        if install_router() {
-            log::set_max_level(if quiet { log::LevelFilter::Off } else { filter });
-        }
+        let former = {
+            // Held for both, so that of two calls at once one leaves its function and its level.
+            let mut current = SINK.lock();
+            if install_router() {
+                log::set_max_level(if quiet { log::LevelFilter::Off } else { filter });
+            }
+            std::mem::replace(&mut *current, sink.map(Arc::new))
+        };
         while former.as_ref().is_some_and(|former| Arc::strong_count(former) > 1) {
             std::thread::sleep(Duration::from_micros(100));
         }
