@@ -742,7 +742,8 @@ AQUILA_API aquila_status aquila_tokenize(struct aquila_engine *engine,
 /**
  * Turns token ids into text. Bytes that form no character become U+FFFD.
  *
- * Parameters: `ids` and `count`, the ids; `flags`, AQUILA_TOK_SHOW_SPECIAL or 0; `text`, room for
+ * Parameters: `ids` and `count`, the ids, each below the `vocab` of aquila_engine_info (one that the
+ * tokenizer does not know has no text); `flags`, AQUILA_TOK_SHOW_SPECIAL or 0; `text`, room for
  * `capacity` bytes; `size`, NULL or where the bytes of the text without its NUL are written, also with
  * AQUILA_ERR_TOO_SMALL.
  * Returns: AQUILA_OK; AQUILA_ERR_TOO_SMALL if `capacity` is less than `size` + 1 (the NUL), nothing but

@@ -60,7 +60,8 @@ pub unsafe extern "C" fn aquila_tokenize(
 
 /// Turns token ids into text. Bytes that form no character become U+FFFD.
 ///
-/// Parameters: `ids` and `count`, the ids; `flags`, AQUILA_TOK_SHOW_SPECIAL or 0; `text`, room for
+/// Parameters: `ids` and `count`, the ids, each below the `vocab` of aquila_engine_info (one that the
+/// tokenizer does not know has no text); `flags`, AQUILA_TOK_SHOW_SPECIAL or 0; `text`, room for
 /// `capacity` bytes; `size`, NULL or where the bytes of the text without its NUL are written, also with
 /// AQUILA_ERR_TOO_SMALL.
 /// Returns: AQUILA_OK; AQUILA_ERR_TOO_SMALL if `capacity` is less than `size` + 1 (the NUL), nothing but
@@ -87,7 +88,9 @@ pub unsafe extern "C" fn aquila_detokenize(
             let engine = pin_engine(engine)?;
             check_flags("flags", flags, AQUILA_TOK_SHOW_SPECIAL)?;
             let tokenizer = engine.engine().tokenizer()?;
-            let ids = token_ids("ids", guard::array("ids", ids, count)?, tokenizer.vocab())?;
+            // Whatever the model can generate: its embedding may have more rows than the tokenizer has ids.
+            let vocab = engine.engine().info().vocab as usize;
+            let ids = token_ids("ids", guard::array("ids", ids, count)?, vocab)?;
             put_text(&tokenizer.decode(&ids, flags & AQUILA_TOK_SHOW_SPECIAL != 0), text, capacity, size)
         })
     }

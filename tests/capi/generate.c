@@ -53,11 +53,16 @@ static void whole_equals_streamed(aquila_engine *engine) {
     aquila_gen_params params = short_params(24);
     aquila_result *result, *again;
     aquila_error error;
+    char whole[1024];
     size_t size, n;
 
     EXPECT(aquila_generate(engine, "hello", &params, &result, &error), AQUILA_OK);
     CHECK(aquila_result_finish(result) == AQUILA_FINISH_LENGTH);
     CHECK(aquila_result_tokens(result, &n) != NULL && n == 24);
+    /* Also where the last token left a character unfinished: the text is that of the tokens. */
+    EXPECT(aquila_detokenize(engine, aquila_result_tokens(result, &n), 24, 0, whole, sizeof whole, &size, &error),
+           AQUILA_OK);
+    CHECK(strcmp(aquila_result_text(result, NULL), whole) == 0);
     EXPECT(aquila_stream(engine, "hello", &params, see, &seen, &error), AQUILA_OK);
     CHECK(seen.finishes == 1 && seen.finish == AQUILA_FINISH_LENGTH && seen.tokens == 24);
     CHECK(strcmp(aquila_result_text(result, &size), seen.text) == 0 && size == seen.size);
@@ -81,30 +86,46 @@ static void stops(aquila_engine *engine) {
     aquila_gen_params params = short_params(40);
     aquila_result *result, *cut;
     aquila_error error;
-    char stop[8] = "";
-    const char *text, *stops[1];
+    char stop[16] = "";
+    const char *text, *kept, *stops[1];
     int32_t token;
-    size_t size, n;
+    size_t size, n, from;
+    int characters;
 
     seen.stop_after = 1;
     EXPECT(aquila_stream(engine, "hello", &params, see, &seen, &error), AQUILA_OK);
     /* However many tokens the first piece held: no further text comes, and the end says why. */
     CHECK(seen.finishes == 1 && seen.finish == AQUILA_FINISH_CANCELLED && seen.stop_after == 0);
 
-    /* A letter from the middle of the text as a stop string: it ends there and does not leak. */
+    /* Two characters from the middle of the text, mostly of two tokens, as a stop string: it ends there and
+     * does not leak. */
     params.max_tokens = 16;
     EXPECT(aquila_generate(engine, "hello", &params, &result, &error), AQUILA_OK);
     text = aquila_result_text(result, &size);
-    for (n = 4; n < size && ((unsigned char)text[n] & 0x80); n++) {}
-    if (n < size) stop[0] = text[n]; else strcpy(stop, "\xEF\xBF\xBD");
+    for (from = size / 2; (text[from] & 0xC0) == 0x80; from++) {}
+    for (n = from, characters = 0; n < size && characters < 2; characters++)
+        for (n++; (text[n] & 0xC0) == 0x80; n++) {}
+    CHECK(characters == 2);
+    memcpy(stop, text + from, n - from);
     stops[0] = stop;
     params.stop = stops;
     params.n_stop = 1;
     EXPECT(aquila_generate(engine, "hello", &params, &cut, &error), AQUILA_OK);
     CHECK(aquila_result_finish(cut) == AQUILA_FINISH_STOP);
     CHECK(strstr(aquila_result_text(cut, NULL), stop) == NULL);
-    CHECK(strncmp(text, aquila_result_text(cut, &n), n) == 0);
+    kept = aquila_result_text(cut, &n);
+    CHECK(strncmp(text, kept, n) == 0);
+    memset(&seen, 0, sizeof seen);
+    EXPECT(aquila_stream(engine, "hello", &params, see, &seen, &error), AQUILA_OK);
+    CHECK(seen.finish == AQUILA_FINISH_STOP && strcmp(seen.text, aquila_result_text(cut, NULL)) == 0);
     aquila_result_free(cut);
+    params.flags |= AQUILA_GEN_KEEP_STOP;
+    EXPECT(aquila_generate(engine, "hello", &params, &cut, &error), AQUILA_OK);
+    CHECK(aquila_result_finish(cut) == AQUILA_FINISH_STOP);
+    kept = aquila_result_text(cut, &n);
+    CHECK(n >= strlen(stop) && strcmp(kept + n - strlen(stop), stop) == 0 && n == seen.size + strlen(stop));
+    aquila_result_free(cut);
+    params.flags &= ~(uint32_t)AQUILA_GEN_KEEP_STOP;
 
     token = aquila_result_tokens(result, &n)[3];
     params.n_stop = 0;

@@ -29,6 +29,7 @@ static void round_trip(aquila_engine *engine, const char *text) {
 
 static void refusals(aquila_engine *engine) {
     aquila_error error;
+    aquila_engine_info info;
     int32_t ids[4] = {1, -5, 1 << 28, 0};
     char room[16];
     size_t size;
@@ -43,6 +44,13 @@ static void refusals(aquila_engine *engine) {
     EXPECT(aquila_detokenize(engine, ids, 2, 0, NULL, 0, &size, &error), AQUILA_ERR_ARGUMENT);
     CHECK(strstr(error.message, "ids[1]: id -5") != NULL);
     EXPECT(aquila_detokenize(engine, ids + 2, 1, 0, NULL, 0, &size, &error), AQUILA_ERR_ARGUMENT);
+    info.struct_size = sizeof info;
+    CHECK(aquila_get_info(engine, &info) == AQUILA_OK);
+    ids[0] = (int32_t)info.vocab - 1; /* the model may choose it, and the tokenizer does not know it */
+    EXPECT(aquila_detokenize(engine, ids, 1, 0, room, sizeof room, &size, &error), AQUILA_OK);
+    CHECK(size == 0 && room[0] == '\0');
+    ids[0]++;
+    EXPECT(aquila_detokenize(engine, ids, 1, 0, room, sizeof room, &size, &error), AQUILA_ERR_ARGUMENT);
     EXPECT(aquila_detokenize(engine, NULL, 2, 0, NULL, 0, &size, &error), AQUILA_ERR_ARGUMENT);
     EXPECT(aquila_detokenize(engine, NULL, 0, 0, room, sizeof room, &size, &error), AQUILA_OK);
     CHECK(size == 0 && room[0] == '\0');
