@@ -52,11 +52,12 @@ public:
     aquila_error *raw() { return &raw_; }
     /// For the functions of C that take no error struct.
     static Failure of(aquila_status status) {
-        Failure failure;
-        failure.raw_.status = status;
-        if (status == AQUILA_OK) return failure;
-        std::string_view(aquila_status_name(status)).copy(failure.raw_.message, sizeof failure.raw_.message - 1);
-        return failure;
+        return status == AQUILA_OK ? Failure() : Failure(status, aquila_status_name(status));
+    }
+    /// One of this header.
+    Failure(aquila_status status, std::string_view message) : raw_() {
+        raw_.status = status;
+        message.copy(raw_.message, sizeof raw_.message - 1);
     }
 
 private:
@@ -320,6 +321,7 @@ public:
     }
 
     [[nodiscard]] Failure try_generate(const std::string &prompt, const Params &params, Result &out) const {
+        if (is_cut(prompt)) return cut();
         std::vector<const char *> strings;
         const aquila_gen_params raw = params.raw(strings);
         Failure failure;
@@ -331,6 +333,7 @@ public:
 
     [[nodiscard]] Failure try_stream(const std::string &prompt, const Params &params, const OnEvent &on_event,
                                      Outcome &out) const {
+        if (is_cut(prompt)) return cut();
         const OnEvent keep = [&](const Event &event) {
             if (event.kind() == AQUILA_EVENT_FINISH) out = {event.finish(), *event.raw().stats};
             return on_event(event);
@@ -443,6 +446,10 @@ public:
 private:
     /// An address also for the empty view, which may have none.
     static const char *data(std::string_view text) { return text.empty() ? "" : text.data(); }
+
+    /// C reads a prompt up to its first NUL: one inside would cut it in silence.
+    static bool is_cut(const std::string &prompt) { return prompt.find('\0') != std::string::npos; }
+    static Failure cut() { return {AQUILA_ERR_ARGUMENT, "prompt: a NUL inside it, expected text without"}; }
 
     /// The two-call protocol: ask for the size, then for the text.
     template <typename Call> static Failure text_of(std::string &out, const Call &call) {

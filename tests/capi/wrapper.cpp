@@ -42,6 +42,10 @@ static void without_exceptions(const char *model) {
         return true;
     }, outcome).ok());
     CHECK(streamed == result.text() && outcome.finish == AQUILA_FINISH_LENGTH && outcome.stats.output_tokens == 6);
+    const std::string nul("hello\0world", 11);
+    CHECK(engine.try_generate(nul, params, result).status() == AQUILA_ERR_ARGUMENT && result.tokens().size() == 6);
+    failure = engine.try_stream(nul, params, [](const aquila::Event &) { return true; }, outcome);
+    CHECK(failure.status() == AQUILA_ERR_ARGUMENT && std::string(failure.message()).find("NUL") != std::string::npos);
     params.max_tokens = 50;
     CHECK(engine.try_stream("hello", params, [](const aquila::Event &) { return false; }, outcome).ok());
     CHECK(outcome.finish == AQUILA_FINISH_CANCELLED);
