@@ -325,11 +325,11 @@ typedef struct aquila_load_options {
     uint64_t kv_memory;
     /** Longest sequence in tokens; 0: the model's. The variable MAX_SEQ_LEN may lower it further. */
     uint32_t max_context;
-    /** Most sequences in one step; 0: chosen. */
+    /** Most sequences in one step, at most 256; 0: chosen. */
     uint32_t max_batch;
     /** Most waiting requests, beyond which AQUILA_ERR_OVERLOADED; 0: a default. */
     uint32_t max_waiting;
-    /** Worker threads; 0: what affinity and the control group's quota allow. */
+    /** Worker threads, at most 256; 0: what affinity and the control group's quota allow. */
     uint32_t threads;
     /** Progress function; NULL for none. */
     aquila_progress_fn progress;
@@ -372,13 +372,14 @@ typedef struct aquila_plan {
 typedef struct aquila_logit_bias {
     /** The token's id. */
     int32_t token;
-    /** What is added; finite. */
+    /** What is added: finite, or -INFINITY, which forbids the token. */
     float bias;
 } aquila_logit_bias;
 
 /**
  * How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
- * the call returns.
+ * the call returns. The order of the choice is: logit_bias, penalties, top_k, typical_p, top_p, min_p,
+ * temperature, the draw.
  */
 typedef struct aquila_gen_params {
     /** sizeof(aquila_gen_params). */
@@ -387,27 +388,33 @@ typedef struct aquila_gen_params {
     uint32_t flags;
     /** Most new tokens; 0: what the context leaves. */
     uint32_t max_tokens;
-    /** New tokens before an end-of-sequence id may end the text. */
+    /**
+     * New tokens before an end-of-sequence id or stop token may end the text; at most `max_tokens`, if
+     * that is set.
+     */
     uint32_t min_tokens;
-    /** 0: greedy. Else logits are divided by it. */
+    /** 0: greedy. Else logits are divided by it; at most 100. */
     float temperature;
-    /** Keep the smallest set of tokens whose probability reaches it; 1: all. */
+    /** Keep the smallest set of tokens whose probability reaches it; 0 to 1, 1: all. */
     float top_p;
-    /** Keep tokens with at least this share of the best one's probability; 0: all. */
+    /** Keep tokens with at least this share of the best one's probability; 0 to 1, 0: all. */
     float min_p;
-    /** Keep this mass of tokens nearest the entropy; 1: all. */
+    /** Keep this mass of tokens nearest the entropy; 0 to 1, 1: all. */
     float typical_p;
     /** Keep so many of the most probable tokens; 0 or -1: all. */
     int32_t top_k;
     /** Last tokens that the penalties look at; -1: all; 0: none. */
     int32_t penalty_last_n;
-    /** Divides positive and multiplies negative logits of tokens seen; 1: off. */
+    /**
+     * Divides positive and multiplies negative logits of tokens seen, in prompt or text; 0.01 to 100,
+     * 1: off.
+     */
     float repeat_penalty;
-    /** Subtracted for each time a token was generated; 0: off. */
+    /** Subtracted for each time a token was generated; -100 to 100, 0: off. */
     float frequency_penalty;
-    /** Subtracted if a token was generated; 0: off. */
+    /** Subtracted if a token was generated; -100 to 100, 0: off. */
     float presence_penalty;
-    /** Strings in `stop`. */
+    /** Strings in `stop`: at most 64, each of 1 to 4096 bytes. */
     uint32_t n_stop;
     /** The same seed gives the same text. AQUILA_SEED_RANDOM: another each time. */
     uint64_t seed;
@@ -588,7 +595,8 @@ AQUILA_API aquila_status aquila_plan_load(const char *model,
  * `engine`, where the handle is written, NULL on failure.
  * Returns: AQUILA_OK; AQUILA_ERR_NOT_FOUND, AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED
  * for what is wrong with the checkpoint, with file, tensor, expected and found in the message;
- * AQUILA_ERR_NO_MEMORY or AQUILA_ERR_DEVICE_MEMORY before anything large is taken;
+ * AQUILA_ERR_ARGUMENT for an option, or MAX_SEQ_LEN, out of range; AQUILA_ERR_NO_MEMORY or
+ * AQUILA_ERR_DEVICE_MEMORY before anything large is taken;
  * AQUILA_ERR_CANCELLED where the progress function abandoned it.
  * Ownership: the engine is the caller's, to be given back with aquila_free.
  * Threads: any, at any time. The progress function runs on the calling thread.
@@ -624,8 +632,11 @@ AQUILA_API void aquila_gen_params_init(struct aquila_gen_params *params, size_t 
  * Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
  * handle is written, NULL on failure.
  * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
- * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CLOSED where the
- * engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process.
+ * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
+ * a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
+ * AQUILA_ERR_CLOSED where the engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child
+ * process; AQUILA_ERR_STATE where the model's output has no finite number, or for good, after
+ * AQUILA_ERR_INTERNAL, which ends all requests of the engine.
  * Ownership: the result is the caller's, to be given back with aquila_result_free.
  * Threads: any, at any time, many at once on one engine.
  */

@@ -42,12 +42,13 @@ pub const AQUILA_SEED_RANDOM: u64 = u64::MAX;
 pub struct aquila_logit_bias {
     /// The token's id.
     pub token: i32,
-    /// What is added; finite.
+    /// What is added: finite, or -INFINITY, which forbids the token.
     pub bias: f32,
 }
 
 /// How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
-/// the call returns.
+/// the call returns. The order of the choice is: logit_bias, penalties, top_k, typical_p, top_p, min_p,
+/// temperature, the draw.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct aquila_gen_params {
@@ -57,27 +58,29 @@ pub struct aquila_gen_params {
     pub flags: u32,
     /// Most new tokens; 0: what the context leaves.
     pub max_tokens: u32,
-    /// New tokens before an end-of-sequence id may end the text.
+    /// New tokens before an end-of-sequence id or stop token may end the text; at most `max_tokens`, if
+    /// that is set.
     pub min_tokens: u32,
-    /// 0: greedy. Else logits are divided by it.
+    /// 0: greedy. Else logits are divided by it; at most 100.
     pub temperature: f32,
-    /// Keep the smallest set of tokens whose probability reaches it; 1: all.
+    /// Keep the smallest set of tokens whose probability reaches it; 0 to 1, 1: all.
     pub top_p: f32,
-    /// Keep tokens with at least this share of the best one's probability; 0: all.
+    /// Keep tokens with at least this share of the best one's probability; 0 to 1, 0: all.
     pub min_p: f32,
-    /// Keep this mass of tokens nearest the entropy; 1: all.
+    /// Keep this mass of tokens nearest the entropy; 0 to 1, 1: all.
     pub typical_p: f32,
     /// Keep so many of the most probable tokens; 0 or -1: all.
     pub top_k: i32,
     /// Last tokens that the penalties look at; -1: all; 0: none.
     pub penalty_last_n: i32,
-    /// Divides positive and multiplies negative logits of tokens seen; 1: off.
+    /// Divides positive and multiplies negative logits of tokens seen, in prompt or text; 0.01 to 100,
+    /// 1: off.
     pub repeat_penalty: f32,
-    /// Subtracted for each time a token was generated; 0: off.
+    /// Subtracted for each time a token was generated; -100 to 100, 0: off.
     pub frequency_penalty: f32,
-    /// Subtracted if a token was generated; 0: off.
+    /// Subtracted if a token was generated; -100 to 100, 0: off.
     pub presence_penalty: f32,
-    /// Strings in `stop`.
+    /// Strings in `stop`: at most 64, each of 1 to 4096 bytes.
     pub n_stop: u32,
     /// The same seed gives the same text. AQUILA_SEED_RANDOM: another each time.
     pub seed: u64,
@@ -306,8 +309,11 @@ pub unsafe extern "C" fn aquila_gen_params_init(params: *mut aquila_gen_params, 
 /// Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
 /// handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
-/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CLOSED where the
-/// engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process.
+/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
+/// a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
+/// AQUILA_ERR_CLOSED where the engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child
+/// process; AQUILA_ERR_STATE where the model's output has no finite number, or for good, after
+/// AQUILA_ERR_INTERNAL, which ends all requests of the engine.
 /// Ownership: the result is the caller's, to be given back with aquila_result_free.
 /// Threads: any, at any time, many at once on one engine.
 ///

@@ -57,11 +57,11 @@ pub struct aquila_load_options {
     pub kv_memory: u64,
     /// Longest sequence in tokens; 0: the model's. The variable MAX_SEQ_LEN may lower it further.
     pub max_context: u32,
-    /// Most sequences in one step; 0: chosen.
+    /// Most sequences in one step, at most 256; 0: chosen.
     pub max_batch: u32,
     /// Most waiting requests, beyond which AQUILA_ERR_OVERLOADED; 0: a default.
     pub max_waiting: u32,
-    /// Worker threads; 0: what affinity and the control group's quota allow.
+    /// Worker threads, at most 256; 0: what affinity and the control group's quota allow.
     pub threads: u32,
     /// Progress function; NULL for none.
     pub progress: aquila_progress_fn,
@@ -271,7 +271,8 @@ pub unsafe extern "C" fn aquila_plan_load(
 /// `engine`, where the handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_NOT_FOUND, AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED
 /// for what is wrong with the checkpoint, with file, tensor, expected and found in the message;
-/// AQUILA_ERR_NO_MEMORY or AQUILA_ERR_DEVICE_MEMORY before anything large is taken;
+/// AQUILA_ERR_ARGUMENT for an option, or MAX_SEQ_LEN, out of range; AQUILA_ERR_NO_MEMORY or
+/// AQUILA_ERR_DEVICE_MEMORY before anything large is taken;
 /// AQUILA_ERR_CANCELLED where the progress function abandoned it.
 /// Ownership: the engine is the caller's, to be given back with aquila_free.
 /// Threads: any, at any time. The progress function runs on the calling thread.
