@@ -96,6 +96,7 @@ fn steps_take_no_memory() {
         device_memory: 0,
         kv_memory: 0,
         lock_memory: false,
+        copy_weights: false,
     };
     let slots: Vec<u32> = (0..32).collect();
     let sequence = |first_row, rows, context, first_block| StepSequence {

@@ -129,6 +129,7 @@ fn the_cpu_gives_what_the_plain_decoder_gives() {
         device_memory: 0,
         kv_memory: 0,
         lock_memory: false,
+        copy_weights: false,
     };
     let weights = model::weights(&plain.spec, true);
     let plan = backend.plan(&plain.spec, &weights, &options).unwrap();
