@@ -26,9 +26,11 @@ pub struct Capabilities {
     /// Token positions in one KV block: 16 on the CPU, 128 on ATB.
     pub block_tokens: usize,
     /// Whether a prompt may be prefilled in chunks, later chunks attending over cached blocks. Where
-    /// it is false a step holds whole prompts only, and no prefix is shared.
+    /// it is false a step holds whole prompts only, and no prefix is shared; `step_tokens` is then the
+    /// longest prompt, and no less than the context.
     pub prefill_over_cache: bool,
-    /// Whether a step may mix prompt tokens and decode tokens.
+    /// Whether a step may mix prompt tokens and decode tokens. Where it is false, or
+    /// `prefill_over_cache` is, the two kinds of steps take turns.
     pub mixed_steps: bool,
     /// Whether the device can select ids ([`Want::Select`]) and carry them into the next step.
     pub device_select: bool,

@@ -347,6 +347,13 @@ pub(crate) fn start(
             ),
         ));
     }
+    crate::ensure!(
+        capabilities.prefill_over_cache || capabilities.step_tokens >= shared.info.context as usize,
+        Unsupported,
+        "the device takes whole prompts of at most {} tokens, and the context is {} tokens: lower max_context",
+        capabilities.step_tokens,
+        shared.info.context
+    );
     let runner = Runner::new(shared, executor, kv_blocks);
     crate::base::thread::spawn("aquila-engine", move || runner.run())
 }

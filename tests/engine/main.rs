@@ -285,6 +285,18 @@ fn close_ends_everything_and_is_idempotent() {
 }
 
 #[test]
+fn a_device_that_cannot_take_the_longest_prompt_is_refused() {
+    // Such a prompt could never be planned, and ended all requests as a bug of the library.
+    let manner = Manner { whole_prompts: true, step_tokens: CONTEXT - 1, ..Manner::default() };
+    let info = info(manner.kv_blocks, manner.block_tokens);
+    let executor = Box::new(Mock::new(plain(), manner, Arc::default()));
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
+    let error = Engine::start(parts).err().unwrap();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("299") && error.message.contains("300"), "{error}");
+}
+
+#[test]
 fn the_waiting_line_is_bounded() {
     let bench = bench(Manner { step_time: Duration::from_millis(5), ..Manner::default() });
     let mut requests = Vec::new();
