@@ -2,8 +2,9 @@
 //! results out, until the engine is closed.
 //!
 //! With a device that selects tokens itself two steps are in flight, so that the device never waits
-//! for the host; else one. The loop allocates nothing and locks nothing in steady decode but the
-//! lock of each request whose token it delivers.
+//! for the host; else one. In steady decode the loop allocates nothing (unread output of a request grows
+//! now and then), logs nothing, and takes two short locks: the inbox's once a step, and once a token that
+//! of the request whose token it delivers.
 
 use crate::backend::{Capabilities, Carry, Executor, Row, Step, StepSequence, Ticket, Want, WantedRow};
 use crate::base::error::{Error, Result, Status};
