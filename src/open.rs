@@ -168,11 +168,9 @@ impl Opened {
             device_memory: options.device_memory,
             kv_memory: options.kv_memory,
             lock_memory: options.lock_memory,
+            copy_weights: options.no_mmap,
         };
-        let mut memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
-        if options.no_mmap {
-            memory.weight_bytes_private += std::mem::take(&mut memory.weight_bytes_mapped);
-        }
+        let memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
         Ok(Opened { model: model.into(), checkpoint, backend, executor_options, context, memory })
     }
 

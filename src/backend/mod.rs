@@ -29,7 +29,8 @@ pub struct Capabilities {
     /// it is false a step holds whole prompts only, no prefix is shared, and `step_tokens` must reach the
     /// context: a sequence may be computed again from any of its lengths.
     pub prefill_over_cache: bool,
-    /// Whether a step may mix prompt tokens and decode tokens.
+    /// Whether a step may mix prompt tokens and decode tokens. Where it is false, or
+    /// `prefill_over_cache` is, the two kinds of steps take turns.
     pub mixed_steps: bool,
     /// Whether the device can select ids ([`Want::Select`]) and carry them into the next step.
     pub device_select: bool,
@@ -198,6 +199,9 @@ pub struct ExecutorOptions {
     pub kv_memory: u64,
     /// Keep the weights resident (`mlock`).
     pub lock_memory: bool,
+    /// Whether the files of the weights, mapped while planning, will be copied into private memory before
+    /// `open`: the copies are then private bytes of the plan.
+    pub copy_weights: bool,
 }
 
 /// What an executor will take, known before anything is taken. All in bytes unless said.
@@ -233,12 +237,12 @@ impl MemoryPlan {
 
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> u64 {
-        self.kv_tokens() * self.kv_bytes_per_token
+        self.kv_tokens().saturating_mul(self.kv_bytes_per_token)
     }
 
     /// Private bytes in all: weights that are not mapped, workspace and KV cache.
     pub fn private_bytes(&self) -> u64 {
-        self.weight_bytes_private + self.workspace_bytes + self.kv_bytes()
+        self.weight_bytes_private.saturating_add(self.workspace_bytes).saturating_add(self.kv_bytes())
     }
 }
 

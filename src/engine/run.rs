@@ -2,8 +2,9 @@
 //! results out, until the engine is closed.
 //!
 //! With a device that selects tokens itself two steps are in flight, so that the device never waits
-//! for the host; else one. The loop allocates nothing and locks nothing in steady decode but the
-//! lock of each request whose token it delivers.
+//! for the host; else one. In steady decode the loop allocates nothing (unread output of a request grows
+//! now and then), logs nothing, and takes two short locks: the inbox's once a step, and once a token that
+//! of the request whose token it delivers.
 
 use crate::backend::{Capabilities, Carry, Executor, Row, Step, StepSequence, Ticket, Want, WantedRow};
 use crate::base::error::{Error, Result, Status};
@@ -346,17 +347,14 @@ pub(crate) fn start(
             ),
         ));
     }
-    let (whole, step) = (!capabilities.prefill_over_cache, capabilities.step_tokens);
-    if whole && step < shared.info.context as usize {
-        // A longer prompt, or a sequence that was put back, would wait for ever.
-        return Err(Error::new(
-            Status::Unsupported,
-            format!(
-                "a context of {} tokens, and this device takes whole prompts of at most {step} tokens",
-                shared.info.context
-            ),
-        ));
-    }
+    // A longer prompt, or a sequence that was put back, would wait for ever.
+    crate::ensure!(
+        capabilities.prefill_over_cache || capabilities.step_tokens >= shared.info.context as usize,
+        Unsupported,
+        "the device takes whole prompts of at most {} tokens, and the context is {} tokens: lower max_context",
+        capabilities.step_tokens,
+        shared.info.context
+    );
     let runner = Runner::new(shared, executor, kv_blocks);
     crate::base::thread::spawn("aquila-engine", move || runner.run())
 }

@@ -93,7 +93,8 @@ impl StepLimits {
             prompt_tokens_beside_decode: (capabilities.step_tokens / 4).max(1),
             sequences: capabilities.step_sequences,
             chunked: capabilities.prefill_over_cache,
-            mixed: capabilities.mixed_steps,
+            // A whole prompt may fill a step: beside decode rows a long one would never find room.
+            mixed: capabilities.mixed_steps && capabilities.prefill_over_cache,
         }
     }
 }
@@ -105,6 +106,8 @@ pub struct Queues {
     pub waiting: VecDeque<Sequence>,
     /// Holding KV blocks; the oldest first.
     pub running: Vec<Sequence>,
+    /// Whether the last step held decode rows: where steps are not mixed the two kinds take turns.
+    pub decoded_last: bool,
 }
 
 impl Queues {
@@ -129,11 +132,24 @@ impl Queues {
     /// empty plan means there is nothing to do until a step in flight is collected or a sequence comes.
     pub fn schedule(&mut self, kv: &mut KvBlocks, limits: &StepLimits, plan: &mut Vec<PlannedRows>) {
         plan.clear();
-        self.plan_decode(kv, limits, plan);
-        if !plan.is_empty() && !limits.mixed {
+        if limits.mixed {
+            self.plan_decode(kv, limits, plan);
+            self.plan_prompts(kv, limits, plan);
             return;
         }
-        self.plan_prompts(kv, limits, plan);
+        // In turn, so that a prompt does not wait for the end of the answers, nor an answer for all prompts.
+        let prompts_first = self.decoded_last;
+        for prompts in [prompts_first, !prompts_first] {
+            if prompts {
+                self.plan_prompts(kv, limits, plan);
+            } else {
+                self.plan_decode(kv, limits, plan);
+            }
+            if !plan.is_empty() {
+                self.decoded_last = !prompts;
+                return;
+            }
+        }
     }
 
     fn plan_decode(&mut self, kv: &mut KvBlocks, limits: &StepLimits, plan: &mut Vec<PlannedRows>) {
@@ -304,6 +320,56 @@ mod tests {
     }
 
     #[test]
+    fn prompts_and_answers_take_turns_where_they_share_no_step() {
+        // A prompt waited for the end of every answer that was being made when it came.
+        for chunked in [false, true] {
+            let limits = StepLimits { chunked, mixed: false, ..LIMITS };
+            let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+            queues.waiting.push_back(sequence(1, 4, 100));
+            let mut seen = Vec::new();
+            for step in 0..8 {
+                if step == 2 {
+                    queues.waiting.push_back(sequence(2, 60, 3));
+                    queues.waiting.push_back(sequence(3, 60, 3));
+                }
+                queues.schedule(&mut kv, &limits, &mut plan);
+                seen.push(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>());
+                collect(&mut queues, &plan);
+                queues.retire(&mut kv);
+            }
+            assert_eq!(seen[..2], [[(1, 4)], [(1, 1)]], "{chunked}");
+            assert_eq!(seen[2][0], (2, 60), "{chunked}: {seen:?}");
+            let third = seen.iter().position(|step| step.iter().any(|rows| rows.0 == 3));
+            assert!(third.is_some_and(|step| step <= 4), "{chunked}: {seen:?}");
+            let of_first = seen.iter().filter(|step| step.contains(&(1, 1))).count();
+            assert!(of_first >= 3, "{chunked}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn whole_prompts_never_share_a_step_with_decode_rows() {
+        let capabilities = Capabilities {
+            block_tokens: 128,
+            prefill_over_cache: false,
+            mixed_steps: true,
+            device_select: false,
+            reproducible: false,
+            step_tokens: 64,
+            step_sequences: 4,
+        };
+        let limits = StepLimits::of(&capabilities);
+        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+        queues.waiting.push_back(sequence(1, 4, 100));
+        queues.schedule(&mut kv, &limits, &mut plan);
+        collect(&mut queues, &plan);
+        queues.waiting.push_back(sequence(2, 64, 3));
+        queues.schedule(&mut kv, &limits, &mut plan);
+        collect(&mut queues, &plan);
+        queues.schedule(&mut kv, &limits, &mut plan);
+        assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(2, 64)]);
+    }
+
+    #[test]
     fn the_youngest_gives_way_when_blocks_run_out() {
         let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(4, 16), Vec::new());
         queues.waiting.push_back(sequence(1, 31, 20));
@@ -337,9 +403,9 @@ mod tests {
         fn random_histories(
             lengths in proptest::collection::vec((1usize..90, 1usize..40, 0usize..6), 1..12),
             blocks in 9usize..24,
-            chunked in any::<bool>(),
+            (chunked, mixed) in prop_oneof![Just((true, true)), Just((true, false)), Just((false, false))],
         ) {
-            let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, chunked, mixed: chunked };
+            let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, chunked, mixed };
             let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(blocks, 16), Vec::new());
             let mut arrivals: VecDeque<_> = lengths.iter().enumerate().collect();
             let mut done = 0;
@@ -357,6 +423,8 @@ mod tests {
                     prop_assert!(sequence.blocks.len() * 16 >= sequence.submitted);
                     prop_assert!(sequence.submitted <= sequence.positions_max);
                 }
+                let decodes = plan.iter().filter(|p| p.rows == 1 && p.first > 0 && p.wanted).count();
+                prop_assert!(mixed || decodes == 0 || decodes == plan.len(), "{:?}", plan);
                 kv.check_integrity(tables(&queues)).map_err(TestCaseError::fail)?;
                 let idle = plan.is_empty() && queues.running.is_empty() && queues.waiting.is_empty();
                 collect(&mut queues, &plan);

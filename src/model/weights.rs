@@ -116,6 +116,11 @@ impl Piece {
         self.stored_cols / self.dtype.block_elements() * self.dtype.block_bytes()
     }
 
+    /// Stored bytes of the elements that this piece fills.
+    pub fn filled_bytes(&self) -> u64 {
+        (self.rows.len() * (self.cols.len() / self.dtype.block_elements()) * self.dtype.block_bytes()) as u64
+    }
+
     /// The stored bytes of weight row `row`, columns `cols` of this piece.
     pub fn row(&self, row: usize) -> &[u8] {
         let stored = self.row_map.stored(self.row_offset + row - self.rows.start);
@@ -313,12 +318,7 @@ impl Weight {
 
     /// Stored bytes of the elements of this weight.
     pub fn stored_bytes(&self) -> u64 {
-        self.pieces
-            .iter()
-            .map(|p| {
-                (p.rows.len() * (p.cols.len() / p.dtype.block_elements()) * p.dtype.block_bytes()) as u64
-            })
-            .sum()
+        self.pieces.iter().map(Piece::filled_bytes).sum()
     }
 }
 
@@ -348,6 +348,12 @@ impl WeightSet {
     /// Stored bytes of all weights.
     pub fn stored_bytes(&self) -> u64 {
         self.entries.values().map(Weight::stored_bytes).sum()
+    }
+
+    /// Stored bytes of the pieces that lie in mapped files.
+    pub fn mapped_bytes(&self) -> u64 {
+        let pieces = self.entries.values().flat_map(|weight| &weight.pieces);
+        pieces.filter(|piece| piece.bytes.is_mapped()).map(Piece::filled_bytes).sum()
     }
 
     /// Every weight with its place, in no particular order.

@@ -19,6 +19,7 @@ pub fn options() -> ExecutorOptions {
         device_memory: 0,
         kv_memory: 0,
         lock_memory: false,
+        copy_weights: false,
     }
 }
 

@@ -61,7 +61,17 @@ fn biases_and_tied_heads() {
 
 #[test]
 fn head_widths() {
-    for (head_dim, heads, kv_heads) in [(2, 4, 2), (8, 6, 3), (20, 3, 1), (64, 3, 1), (128, 2, 2)] {
+    for (head_dim, heads, kv_heads) in [
+        (2, 4, 2),
+        (6, 7, 1),
+        (8, 6, 3),
+        (20, 3, 1),
+        (64, 3, 1),
+        (80, 2, 1),
+        (96, 2, 2),
+        (128, 2, 2),
+        (256, 2, 1),
+    ] {
         exact(DecoderSpec { head_dim, heads, kv_heads, ..small() }, false);
     }
 }

@@ -129,6 +129,7 @@ fn the_cpu_gives_what_the_plain_decoder_gives() {
         device_memory: 0,
         kv_memory: 0,
         lock_memory: false,
+        copy_weights: false,
     };
     let weights = model::weights(&plain.spec, true);
     let plan = backend.plan(&plain.spec, &weights, &options).unwrap();
@@ -284,6 +285,18 @@ fn close_ends_everything_and_is_idempotent() {
 }
 
 #[test]
+fn a_device_that_cannot_take_the_longest_prompt_is_refused() {
+    // Such a prompt could never be planned, and ended all requests as a bug of the library.
+    let manner = Manner { whole_prompts: true, step_tokens: CONTEXT - 1, ..Manner::default() };
+    let info = info(manner.kv_blocks, manner.block_tokens);
+    let executor = Box::new(Mock::new(plain(), manner, Arc::default()));
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
+    let error = Engine::start(parts).err().unwrap();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("299") && error.message.contains("300"), "{error}");
+}
+
+#[test]
 fn the_waiting_line_is_bounded() {
     let bench = bench(Manner { step_time: Duration::from_millis(5), ..Manner::default() });
     let mut requests = Vec::new();
@@ -387,7 +400,7 @@ fn a_device_for_whole_prompts_must_take_a_whole_context() {
     let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
     let error = Engine::start(parts).err().unwrap();
     assert_eq!(error.status, Status::Unsupported);
-    assert!(error.message.contains("context of 300") && error.message.contains("at most 299"), "{error}");
+    assert!(error.message.contains("context is 300") && error.message.contains("at most 299"), "{error}");
 }
 
 /// The draws of a request depend on its seed and its own tokens alone: not on what runs beside it, nor on

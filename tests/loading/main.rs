@@ -7,6 +7,7 @@ use aquila::base::dtype::DType;
 use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};
 use aquila::model::weights::Role;
 use aquila::model::{Checkpoint, TokenizerSource};
+use aquila::open::{self, LoadOptions};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -215,4 +216,33 @@ fn a_tokenizer_with_more_ids_than_rows_is_refused() {
     let error = checkpoint.check_vocab(289).unwrap_err();
     assert!(error.message.contains("model.safetensors: tensor model.embed_tokens.weight"), "{error}");
     assert!(error.message.contains("289 ids, found 288"), "{error}");
+}
+
+/// With AQUILA_LOAD_NO_MMAP the files are read into private memory. The plan did not count them within a
+/// budget, nor those that weights are only converted from.
+#[test]
+fn copied_weights_are_private_in_the_plan() {
+    let dir = TempDir::new();
+    TinyModel { dtype: TinyType::F16, ..TinyModel::default() }.write_dir(dir.path());
+    let plan = |options: &LoadOptions| open::plan(dir.path(), options).unwrap();
+    let mapped = LoadOptions { device: "cpu".into(), kv_memory: 1 << 20, ..LoadOptions::default() };
+    let copied = LoadOptions { no_mmap: true, ..mapped.clone() };
+    let (in_place, copy) = (plan(&mapped), plan(&copied));
+    assert!(in_place.memory.weight_bytes_mapped > 100_000, "{:?}", in_place.memory);
+    assert_eq!(copy.memory.weight_bytes_mapped, 0);
+    let more = copy.memory.private_bytes() - in_place.memory.private_bytes();
+    assert_eq!(more, in_place.weight_bytes);
+
+    let wide = |options: &LoadOptions| plan(&LoadOptions { dtype: Some("f32".into()), ..options.clone() });
+    let more = wide(&copied).memory.private_bytes() - wide(&mapped).memory.private_bytes();
+    assert_eq!(more, in_place.weight_bytes, "both the copies and what they are converted to");
+
+    // A budget with room for all but half of the copies.
+    let host_memory = in_place.memory.private_bytes() + in_place.weight_bytes / 2;
+    assert_eq!(plan(&LoadOptions { host_memory, ..mapped }).memory.refusal, None);
+    let options = LoadOptions { host_memory, ..copied };
+    let refusal = plan(&options).memory.refusal.expect("a refusal");
+    assert!(refusal.contains("private weights"), "{refusal}");
+    let error = open::load(dir.path(), &options, &mut |_, _, _| ControlFlow::Continue(())).err().unwrap();
+    assert_eq!(error.status, aquila::Status::NoMemory);
 }

@@ -19,6 +19,9 @@ pub struct Needs {
     pub mapped: u64,
     /// Weights used where they lie in private memory that the loader took already.
     pub held: u64,
+    /// Copies of mapped weights that the loader is still to take. Those from which weights are converted
+    /// go after the load, but at its end both are there.
+    pub copied: u64,
     /// Weights that are converted into memory still to be taken.
     pub converted: u64,
     /// Activations, scratch, logits.
@@ -61,7 +64,7 @@ pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
         // Memory that the loader took already is within the budget, yet no longer available.
         room = bounds.host_memory.saturating_sub(needs.held).min(room);
     }
-    let mut fixed = needs.converted.saturating_add(needs.workspace);
+    let mut fixed = needs.converted.saturating_add(needs.copied).saturating_add(needs.workspace);
     if !budgeted {
         fixed = fixed.saturating_add(needs.mapped);
     }
@@ -96,7 +99,8 @@ pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
 /// One sentence with the whole sum.
 fn refusal(needs: &Needs, bounds: &Bounds, cache: u64, reserve: u64) -> String {
     let budgeted = bounds.host_memory > 0;
-    let mut sum = needs.converted.saturating_add(needs.workspace).saturating_add(cache);
+    let to_take = needs.converted.saturating_add(needs.copied);
+    let mut sum = to_take.saturating_add(needs.workspace).saturating_add(cache);
     let mapped = if budgeted {
         sum = sum.saturating_add(needs.held);
         String::new()
@@ -104,7 +108,7 @@ fn refusal(needs: &Needs, bounds: &Bounds, cache: u64, reserve: u64) -> String {
         sum = sum.saturating_add(needs.mapped);
         format!("{} of mapped weights + ", gib(needs.mapped))
     };
-    let private = needs.converted + if budgeted { needs.held } else { 0 };
+    let private = to_take.saturating_add(if budgeted { needs.held } else { 0 });
     let available = match bounds.available {
         Some(n) => format!("{} are available, of which {} are kept in reserve", gib(n), gib(reserve)),
         None => "the system does not say what is available".into(),
@@ -186,6 +190,16 @@ mod tests {
         assert_eq!((blocks, refusal), ((3 * 1024 - 120) / 8, None));
         let held = Needs { held: 2 * GIB, mapped: 0, ..aquila_7b() };
         assert!(kv_blocks(&held, &bounds).1.is_some());
+    }
+
+    #[test]
+    fn copies_count_within_a_budget() {
+        let copied = 13 * GIB + 614 * (1 << 20);
+        let needs = Needs { copied, mapped: 0, ..aquila_7b() };
+        let at = |host_memory| Bounds { host_memory, available: Some(23 * GIB), ..Bounds::default() };
+        let text = kv_blocks(&needs, &at(3 * GIB)).1.unwrap();
+        assert!(text.contains("13.60 GiB of private weights") && text.contains("14.72 GiB"), "{text}");
+        assert_eq!(kv_blocks(&needs, &at(15 * GIB)).1, None);
     }
 
     #[test]

@@ -80,6 +80,10 @@ struct Setup {
     layout: KvLayout,
     sizes: Sizes,
     survey: Survey,
+    /// Weights that will be used where they lie in mapped files.
+    mapped: u64,
+    /// Copies of mapped files that are still to be taken.
+    copied: u64,
 }
 
 impl Setup {
@@ -114,7 +118,9 @@ impl Setup {
         };
         let layout = KvLayout { kv_heads: spec.kv_heads, head_dim: spec.head_dim, element };
         let sizes = Sizes { rows: limits::STEP_TOKENS_MAX, logit_rows: batch, threads };
-        Ok(Setup { threads, batch, layout, sizes, survey })
+        let (mapped, copied) =
+            if options.copy_weights { (0, weights.mapped_bytes()) } else { (survey.mapped, 0) };
+        Ok(Setup { threads, batch, layout, sizes, survey, mapped, copied })
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -132,8 +138,9 @@ impl Setup {
     fn needs(&self, spec: &DecoderSpec, options: &ExecutorOptions) -> Needs {
         let context_blocks = options.context.div_ceil(BLOCK_TOKENS) as u64;
         Needs {
-            mapped: self.survey.mapped,
+            mapped: self.mapped,
             held: self.survey.held,
+            copied: self.copied,
             converted: self.survey.converted,
             workspace: Workspace::bytes(spec, self.sizes),
             block: self.layout.block_bytes() as u64 * spec.layers as u64,
@@ -156,8 +163,8 @@ impl Backend for CpuBackend {
         let bounds = Bounds { host_memory: options.host_memory, kv_memory: options.kv_memory, available };
         let (kv_blocks, refusal) = memory::kv_blocks(&needs, &bounds);
         Ok(MemoryPlan {
-            weight_bytes_mapped: setup.survey.mapped,
-            weight_bytes_private: setup.survey.private(),
+            weight_bytes_mapped: setup.mapped,
+            weight_bytes_private: setup.copied.saturating_add(setup.survey.private()),
             workspace_bytes: needs.workspace,
             kv_bytes_per_token: needs.block / BLOCK_TOKENS as u64,
             kv_blocks,
@@ -281,6 +288,7 @@ mod tests {
             device_memory: 0,
             kv_memory: 0,
             lock_memory: false,
+            copy_weights: false,
         }
     }
 

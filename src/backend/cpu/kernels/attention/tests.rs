@@ -127,8 +127,8 @@ impl Case {
 #[test]
 fn every_shape_is_right_on_every_engine() {
     for element in [Element::F32, Element::F16, Element::Bf16] {
-        for head_dim in [2, 8, 20, 64, 80, 96, 100, 128] {
-            for heads in [(1, 1), (2, 3)] {
+        for head_dim in [2, 6, 8, 20, 64, 80, 96, 100, 128, 256] {
+            for heads in [(1, 1), (2, 3), (1, 7)] {
                 for (past, rows) in [(0, 1), (14, 3), (200, 1), (61, 6)] {
                     let case = Case::new(element, heads, head_dim, past, rows);
                     case.check(&format!("{element:?} {heads:?} × {head_dim}, {past} + {rows}"));
@@ -162,7 +162,7 @@ fn scores_are_clamped_before_the_mask() {
 
 #[test]
 fn a_result_does_not_depend_on_its_company() {
-    for (group, head_dim) in [(1, 64), (3, 20), (4, 128)] {
+    for (group, head_dim) in [(1, 64), (3, 20), (4, 128), (7, 6), (1, 256)] {
         let case = Case::new(Element::F16, (2, group), head_dim, 57, 90);
         let stride = case.heads * head_dim;
         for engine in Engine::all() {
