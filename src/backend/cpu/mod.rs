@@ -165,6 +165,7 @@ impl Backend for CpuBackend {
             weight_bytes_per_token: setup.survey.per_token,
             host_available: available.unwrap_or(0),
             device_available: 0,
+            facts: executor::facts(setup.threads, self.level, setup.survey.used, setup.layout.element),
             refusal,
         })
     }
@@ -309,6 +310,9 @@ mod tests {
             assert_eq!(setup.survey.converted, loaded.taken_bytes, "{dtype:?}");
             let kv = KvCache::new(setup.layout, spec.layers, 7).unwrap();
             assert_eq!(kv.bytes(), plan.kv_bytes_per_token * 16 * 7);
+            let backend = CpuBackend::new(Level::detect());
+            let opened = backend.open(Arc::new(spec.clone()), set, &options(dtype), &plan, &mut progress);
+            assert_eq!(plan.facts, opened.unwrap().describe(), "{dtype:?}");
         }
     }
 
