@@ -64,9 +64,12 @@ fn the_limit_that_won_is_named() {
     let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", "32").output().unwrap();
     expect_code(&output, 0);
     assert!(stdout(&output).contains("32 tokens (MAX_SEQ_LEN)"), "{}", stdout(&output));
-    let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", "many").output().unwrap();
-    expect_code(&output, 2);
-    assert!(stderr(&output).contains("MAX_SEQ_LEN"), "{}", stderr(&output));
+    for wrong in ["many", "0", "-1", "", "99999999999"] {
+        let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", wrong).output().unwrap();
+        expect_code(&output, 2);
+        let told = format!("MAX_SEQ_LEN: expected 1 to 4294967295 tokens, found {wrong:?}");
+        assert!(stderr(&output).contains(&told), "{}", stderr(&output));
+    }
 }
 
 #[test]

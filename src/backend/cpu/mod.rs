@@ -91,15 +91,13 @@ impl Setup {
             limits::CONTEXT_MAX,
             options.context
         );
-        crate::ensure!(
-            options.max_batch <= limits::BATCH_MAX as usize && options.threads <= limits::THREADS_MAX,
-            Argument,
-            "max_batch {} and threads {}: expected at most {} and {}",
-            options.max_batch,
-            options.threads,
-            limits::BATCH_MAX,
-            limits::THREADS_MAX
-        );
+        let most = [
+            ("max_batch", options.max_batch, limits::BATCH_MAX as usize),
+            ("threads", options.threads, limits::THREADS_MAX),
+        ];
+        for (name, value, most) in most {
+            crate::ensure!(value <= most, Argument, "{name}: expected at most {most}, found {value}");
+        }
         let threads = match options.threads {
             0 => threads::default_count().min(limits::THREADS_MAX),
             n => n,
