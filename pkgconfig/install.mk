@@ -11,8 +11,15 @@ CARGO_TARGET_DIR ?= target
 
 .PHONY: build-release stage install uninstall header check-header
 
+# Who installs has not always what built: the root of `sudo make install` often lacks cargo.
 build-release:
-	$(CARGO) build --release --locked
+	@if command -v $(firstword $(CARGO)) >/dev/null; then \
+	    echo "$(CARGO) build --release --locked"; $(CARGO) build --release --locked; \
+	elif [ -f "$(CARGO_TARGET_DIR)/release/libaquila.a" ]; then \
+	    echo "$(CARGO) is not there: taking $(CARGO_TARGET_DIR)/release as it was built before"; \
+	else \
+	    echo "$(CARGO) is not there and nothing was built before: make build first, as a user who has it" >&2; exit 1; \
+	fi
 
 stage: build-release
 	DESTDIR= pkgconfig/stage.sh "$(CARGO_TARGET_DIR)/release" "$(CURDIR)/target/stage" lib

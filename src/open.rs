@@ -346,7 +346,7 @@ fn choose_context(model: usize, option: u32, env: Option<&str>) -> Result<(u32, 
     if let Some(text) = env {
         let length = text.trim().parse::<u32>().ok().filter(|&n| n > 0);
         let Some(length) = length else {
-            crate::bail!(Argument, "MAX_SEQ_LEN: expected a positive number of tokens, found {text:?}");
+            crate::bail!(Argument, "MAX_SEQ_LEN: expected 1 to {} tokens, found {text:?}", u32::MAX);
         };
         if length < least.0 {
             least = (length, "MAX_SEQ_LEN");

@@ -225,6 +225,8 @@ pub struct MemoryPlan {
     pub host_available: u64,
     /// Device memory available now; 0 on the CPU.
     pub device_available: u64,
+    /// What [`Executor::describe`] will say.
+    pub facts: Vec<(&'static str, String)>,
     /// Why it does not fit, or `None` where it does.
     pub refusal: Option<String>,
 }

@@ -56,11 +56,11 @@ fn located(name: &str, text: &[u8], cause: &serde_json::Error) -> Error {
     let near = here.get(end.saturating_sub(BEFORE)..end).unwrap_or_default();
     let near = String::from_utf8_lossy(near);
     let near: String = near.chars().filter(|c| !c.is_control()).collect();
-    crate::error!(
-        Format,
-        "{name}: line {line} column {column}: not the expected JSON: {reason}, after: {}",
-        near.trim()
-    )
+    let near = match near.trim() {
+        "" => String::new(),
+        near => format!(", after: {near}"),
+    };
+    crate::error!(Format, "{name}: line {line} column {column}: not the expected JSON: {reason}{near}")
 }
 
 /// At most 80 characters of a string from outside, for a message.
@@ -85,6 +85,8 @@ mod tests {
         assert!(error.message.contains("\"rms_norm_eps\": 1e309"), "{error}");
         let error = parse::<Entries<Value>>("config.json", b"{\"a\":1,\"a\":2}").unwrap_err();
         assert!(error.message.contains("\"a\" stands twice"), "{error}");
+        let cut = parse::<Entries<Value>>("config.json", b"{\"a\":\n").unwrap_err();
+        assert!(cut.message.ends_with("EOF while parsing a value"), "{cut}");
         let deep = "[".repeat(100_000);
         assert!(parse::<Value>("x", deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
     }

@@ -194,12 +194,20 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
             "{}: no weights beside {CONFIG}: expected {WEIGHTS}, {INDEX} or a .gguf file, found none",
             dir.display()
         ),
-        [] => crate::bail!(
-            Format,
-            "{}: no model in this directory: expected {CONFIG} with {WEIGHTS}, or a .gguf file, found {}",
-            dir.display(),
-            if names.is_empty() { "nothing".into() } else { format!("{} other files", names.len()) }
-        ),
+        [] => {
+            let found = match names.len() {
+                0 => "nothing".into(),
+                _ if has(WEIGHTS) => format!("{WEIGHTS} without {CONFIG}"),
+                _ if has(INDEX) => format!("{INDEX} without {CONFIG}"),
+                1 => "one other file".into(),
+                many => format!("{many} other files"),
+            };
+            crate::bail!(
+                Format,
+                "{}: no model in this directory: expected {CONFIG} with {WEIGHTS}, or a .gguf file, found {found}",
+                dir.display()
+            )
+        }
     }
 }
 

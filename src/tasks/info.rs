@@ -38,8 +38,10 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
             json!({ "type": "dynamic", "factor": number(factor), "trained": trained })
         }
     };
-    let checkpoint: Map<String, Value> =
-        plan.checkpoint.iter().map(|(name, value)| ((*name).into(), value.as_str().into())).collect();
+    let map = |facts: &[(&str, String)]| -> Map<String, Value> {
+        facts.iter().map(|(name, value)| ((*name).into(), value.as_str().into())).collect()
+    };
+    let (checkpoint, running) = (map(&plan.checkpoint), map(&memory.facts));
     json!({
         "model": model.to_string_lossy(),
         "device": plan.device,
@@ -62,6 +64,7 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
         "weight_bytes": plan.weight_bytes,
         "checkpoint": checkpoint,
         "context": { "tokens": plan.context.0, "limit": plan.context.1 },
+        "running": running,
         "memory": {
             "weights_mapped": memory.weight_bytes_mapped,
             "weights_private": memory.weight_bytes_private,
@@ -93,7 +96,7 @@ fn to_text(model: &Path, plan: &Plan) -> String {
         out.line(name, console::harmless(value));
     }
     out.line("parameters", console::count(plan.parameters));
-    out.line("weights", console::bytes(plan.weight_bytes));
+    out.line("stored size", console::bytes(plan.weight_bytes));
     out.line("layers", spec.layers);
     out.line("hidden", format_args!("{}, feed-forward {}", spec.hidden, spec.ffn));
     out.line(
@@ -121,6 +124,10 @@ fn to_text(model: &Path, plan: &Plan) -> String {
         other => other,
     };
     out.line("context", format_args!("{} tokens ({limit})", plan.context.0));
+    out.heading(&format!("running on {} uses", plan.device));
+    for (name, value) in &memory.facts {
+        out.line(name, value);
+    }
     out.heading(&format!("loading on {} takes", plan.device));
     if memory.weight_bytes_mapped > 0 {
         let shared = format!("{} (shared with other processes)", console::bytes(memory.weight_bytes_mapped));

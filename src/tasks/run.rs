@@ -52,7 +52,7 @@ pub fn message(role: &str, content: &str) -> serde_json::Value {
 pub fn main(args: &RunArgs) -> Outcome {
     console::show_log(args.quiet, args.verbose);
     let talk = args.chat && args.prompt.is_none() && std::io::stdin().is_terminal();
-    let prompt = if talk { None } else { Some(read_prompt(args.prompt.as_deref())?) };
+    let prompt = if talk { None } else { Some(read_prompt(args)?) };
     let mut options = args.load.options();
     options.chat_template = args.template.as_deref().map(args::template).transpose()?;
     interrupt::install();
@@ -90,9 +90,13 @@ fn run_once(engine: &Engine, args: &RunArgs, prompt: String, params: GenParams) 
 }
 
 /// The prompt of the command line, or the standard input without its last line break.
-fn read_prompt(prompt: Option<&str>) -> Result<String, Failure> {
-    if let Some(text) = prompt.filter(|text| *text != "-") {
+fn read_prompt(args: &RunArgs) -> Result<String, Failure> {
+    if let Some(text) = args.prompt.as_deref().filter(|text| *text != "-") {
         return Ok(text.into());
+    }
+    if std::io::stdin().is_terminal() && !args.quiet {
+        // Else a newcomer who forgot the prompt sees a program that does nothing.
+        console::message("no prompt is given: type it; Ctrl-D on a line of its own ends it");
     }
     let mut bytes = Vec::new();
     let most = aquila::base::limits::PROMPT_BYTES_MAX as u64 + 1;

@@ -12,7 +12,7 @@ fn no_model_at_all() {
     refused(&dir.join("gone.gguf"), Status::NotFound, &["gone.gguf"]);
     refused(dir.path(), Status::Format, &["no model", "config.json", ".gguf", "found nothing"]);
     std::fs::write(dir.join("notes.txt"), "Aquila is an eagle.").unwrap();
-    refused(dir.path(), Status::Format, &["found 1 other files"]);
+    refused(dir.path(), Status::Format, &["found one other file"]);
     refused(&dir.join("notes.txt"), Status::Format, &["notes.txt", "a GGUF file", "Aquila i"]);
     std::fs::write(dir.join("empty"), "").unwrap();
     refused(&dir.join("empty"), Status::Format, &["empty", "found neither"]);
@@ -56,6 +56,9 @@ fn weights_missing_or_of_another_kind() {
     refused(&dir.join("torch.pt"), Status::Unsupported, &["torch.pt", "torch checkpoints"]);
     std::fs::remove_file(dir.join("config.json")).unwrap();
     refused(&dir.join("a.safetensors"), Status::NotFound, &["config.json"]);
+    std::fs::remove_dir(&weights).unwrap();
+    std::fs::write(&weights, &valid).unwrap();
+    refused(dir.path(), Status::Format, &["model.safetensors without config.json"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The C programs beside this file and the examples, built against the installed tree and run on small
 //! models: linked to the shared library, to the archive, and with AddressSanitizer.
 
-use crate::stage::{Compiler, Link, build, is_here, manifest_dir, program, said, scratch, staged};
+use crate::stage::{Compiler, Link, build, build_dir, is_here, manifest_dir, program, said, scratch, staged};
 use crate::support::{TempDir, TinyModel};
 use std::fs;
 use std::io::Write;
@@ -228,6 +228,38 @@ fn chat_model() -> &'static Path {
         fs::write(dir.join("chat_template.jinja"), template).expect("the template");
         dir
     })
+}
+
+/// The root of `sudo make install` often has no cargo: what was built before is installed.
+#[test]
+fn make_installs_without_cargo_and_uninstalls_every_file() {
+    if !is_here("make") {
+        return;
+    }
+    let dir = scratch("install");
+    let make = |goal: &str| {
+        let mut command = Command::new("make");
+        command.current_dir(manifest_dir()).args(["--no-print-directory", goal, "CARGO=no-such-cargo"]);
+        command.args(["PREFIX=/usr", "LIBDIR=lib/triplet"]);
+        command.arg(format!("DESTDIR={}", dir.join("to").display()));
+        command.arg(format!("CARGO_TARGET_DIR={}", dir.display()));
+        // Not as a part of the `make test` that may have begun this.
+        command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
+        command
+    };
+    let nothing = make("install").output().expect("make");
+    let told = String::from_utf8_lossy(&nothing.stderr);
+    assert!(!nothing.status.success() && told.contains("nothing was built before"), "{told}");
+
+    std::os::unix::fs::symlink(build_dir(), dir.join("release")).expect("a link");
+    crate::stage::run(&mut make("install"));
+    let files =
+        || said(Command::new("find").arg(dir.join("to")).args(["(", "-type", "f", "-o", "-type", "l", ")"]));
+    for file in ["lib/triplet/libaquila.so.1", "include/aquila.hpp", "share/man/man1/aquila.1"] {
+        assert!(files().contains(file), "{file}: {}", files());
+    }
+    crate::stage::run(&mut make("uninstall"));
+    assert_eq!(files(), "");
 }
 
 #[test]

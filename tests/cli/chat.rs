@@ -46,6 +46,11 @@ struct Talk {
 
 impl Talk {
     fn start(path: &str, more: &[&str]) -> Talk {
+        let common = ["run", path, "--chat", "--template", "aquila-chat", "--ignore-eos"];
+        Talk::run(&[&common[..], more].concat())
+    }
+
+    fn run(arguments: &[&str]) -> Talk {
         let (mut ours, mut theirs) = (0, 0);
         let null = std::ptr::null_mut();
         // SAFETY: two writable ints; name, settings and size may be NULL.
@@ -54,8 +59,7 @@ impl Talk {
         // SAFETY: openpty gave both descriptors to us alone.
         let (keyboard, terminal) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
         let mut child = aquila()
-            .args(["run", path, "--chat", "--template", "aquila-chat", "--ignore-eos"])
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::from(terminal))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -92,6 +96,17 @@ impl Talk {
         self.child.stdout.take().unwrap().read_to_string(&mut answers).unwrap();
         (self.child.wait().unwrap().code(), answers)
     }
+}
+
+#[test]
+fn without_a_prompt_a_terminal_is_told_what_is_waited_for() {
+    let model = model(|_| {});
+    let mut talk = Talk::run(&["run", text(model.path()), "-n", "2", "--ignore-eos"]);
+    let mut told = String::new();
+    talk.errors.read_line(&mut told).unwrap();
+    assert!(told.contains("Ctrl-D"), "{told}");
+    talk.say("hello\n\x04");
+    assert_eq!(talk.end().0, Some(0));
 }
 
 #[test]

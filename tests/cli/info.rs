@@ -43,6 +43,14 @@ fn json_is_one_object_with_the_figures_of_the_model() {
     assert_eq!(memory["private"], sum);
     assert!(info["checkpoint"].as_object().is_some_and(|facts| !facts.is_empty()));
     assert!(info["warnings"].is_array());
+    let arithmetic = |more: &[&str]| {
+        let output = run(&[&["info", text(model.path()), "--json"], more].concat());
+        let info: Value = serde_json::from_str(stdout(&output)).unwrap();
+        info["running"]["arithmetic"].as_str().unwrap().to_string()
+    };
+    assert_eq!(arithmetic(&[]), "f32 weights, f32 arithmetic");
+    assert_eq!(arithmetic(&["--dtype", "f16"]), "f16 weights, f32 arithmetic");
+    assert!(arithmetic(&["--dtype", "bf16"]).starts_with("bf16 weights, "));
 }
 
 #[test]
@@ -56,9 +64,12 @@ fn the_limit_that_won_is_named() {
     let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", "32").output().unwrap();
     expect_code(&output, 0);
     assert!(stdout(&output).contains("32 tokens (MAX_SEQ_LEN)"), "{}", stdout(&output));
-    let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", "many").output().unwrap();
-    expect_code(&output, 2);
-    assert!(stderr(&output).contains("MAX_SEQ_LEN"), "{}", stderr(&output));
+    for wrong in ["many", "0", "-1", "", "99999999999"] {
+        let output = super::aquila().args(["info", path]).env("MAX_SEQ_LEN", wrong).output().unwrap();
+        expect_code(&output, 2);
+        let told = format!("MAX_SEQ_LEN: expected 1 to 4294967295 tokens, found {wrong:?}");
+        assert!(stderr(&output).contains(&told), "{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -87,6 +98,7 @@ fn text_says_what_a_person_asks() {
         "layers          2",
         "tied",
         "128 tokens (the model's own)",
+        "arithmetic      f32 weights, f32 arithmetic",
         "KV cache",
         "fits            yes",
     ] {

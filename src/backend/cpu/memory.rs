@@ -77,9 +77,9 @@ pub fn kv_blocks(needs: &Needs, bounds: &Bounds) -> (usize, Option<String>) {
             let refusal = format!(
                 "a KV cache of {} was asked for, and one sequence of {} tokens needs {}: raise kv_memory or \
                  lower max_context",
-                gib(bounds.kv_memory),
+                amount(bounds.kv_memory),
                 needs.context,
-                gib(one_context)
+                amount(one_context)
             );
             return (needs.context_blocks as usize, Some(refusal));
         }
@@ -106,33 +106,38 @@ fn refusal(needs: &Needs, bounds: &Bounds, cache: u64, reserve: u64) -> String {
         String::new()
     } else {
         sum = sum.saturating_add(needs.mapped);
-        format!("{} of mapped weights + ", gib(needs.mapped))
+        format!("{} of mapped weights + ", amount(needs.mapped))
     };
     let private = to_take.saturating_add(if budgeted { needs.held } else { 0 });
     let available = match bounds.available {
-        Some(n) => format!("{} are available, of which {} are kept in reserve", gib(n), gib(reserve)),
+        Some(n) => format!("{} are available, of which {} are kept in reserve", amount(n), amount(reserve)),
         None => "the system does not say what is available".into(),
     };
     let budget = if budgeted {
-        format!("the host memory budget is {} and ", gib(bounds.host_memory))
+        format!("the host memory budget is {} and ", amount(bounds.host_memory))
     } else {
         String::new()
     };
     format!(
         "{mapped}{} of private weights + {} of workspace + {} of KV cache ({} for each sequence of {} tokens) \
          = {}, but {budget}{available}",
-        gib(private),
-        gib(needs.workspace),
-        gib(cache),
-        gib(needs.block.saturating_mul(needs.context_blocks)),
+        amount(private),
+        amount(needs.workspace),
+        amount(cache),
+        amount(needs.block.saturating_mul(needs.context_blocks)),
         needs.context,
-        gib(sum),
+        amount(sum),
     )
 }
 
-/// Bytes as GiB with enough digits to be compared.
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30))
+/// Bytes with enough digits to be compared: as GiB, and what is too little for that as MiB or KiB.
+fn amount(bytes: u64) -> String {
+    let (unit, shift) = match bytes {
+        0..0x10_0000 => ("KiB", 10),
+        0x10_0000..0x1000_0000 => ("MiB", 20),
+        _ => ("GiB", 30),
+    };
+    format!("{:.2} {unit}", bytes as f64 / f64::from(1u32 << shift))
 }
 
 #[cfg(test)]
@@ -209,6 +214,8 @@ mod tests {
         assert_eq!(kv_blocks(&Needs { batch_blocks: 128, ..aquila_7b() }, &at(2 * GIB)), (128, None));
         let text = kv_blocks(&aquila_7b(), &at(GIB / 2)).1.unwrap();
         assert!(text.contains("0.50 GiB") && text.contains("1.00 GiB"), "{text}");
+        let text = kv_blocks(&aquila_7b(), &at(1500 << 10)).1.unwrap();
+        assert!(text.contains("1.46 MiB"), "not 0.00 GiB: {text}");
         assert!(kv_blocks(&aquila_7b(), &at(12 * GIB)).1.is_some());
     }
 

@@ -95,15 +95,13 @@ impl Setup {
             limits::CONTEXT_MAX,
             options.context
         );
-        crate::ensure!(
-            options.max_batch <= limits::BATCH_MAX as usize && options.threads <= limits::THREADS_MAX,
-            Argument,
-            "max_batch {} and threads {}: expected at most {} and {}",
-            options.max_batch,
-            options.threads,
-            limits::BATCH_MAX,
-            limits::THREADS_MAX
-        );
+        let most = [
+            ("max_batch", options.max_batch, limits::BATCH_MAX as usize),
+            ("threads", options.threads, limits::THREADS_MAX),
+        ];
+        for (name, value, most) in most {
+            crate::ensure!(value <= most, Argument, "{name}: expected at most {most}, found {value}");
+        }
         let threads = match options.threads {
             0 => threads::default_count().min(limits::THREADS_MAX),
             n => n,
@@ -172,6 +170,7 @@ impl Backend for CpuBackend {
             weight_bytes_per_token: setup.survey.per_token,
             host_available: available.unwrap_or(0),
             device_available: 0,
+            facts: executor::facts(setup.threads, self.level, setup.survey.used, setup.layout.element),
             refusal,
         })
     }
@@ -317,6 +316,9 @@ mod tests {
             assert_eq!(setup.survey.converted, loaded.taken_bytes, "{dtype:?}");
             let kv = KvCache::new(setup.layout, spec.layers, 7).unwrap();
             assert_eq!(kv.bytes(), plan.kv_bytes_per_token * 16 * 7);
+            let backend = CpuBackend::new(Level::detect());
+            let opened = backend.open(Arc::new(spec.clone()), set, &options(dtype), &plan, &mut progress);
+            assert_eq!(plan.facts, opened.unwrap().describe(), "{dtype:?}");
         }
     }
 

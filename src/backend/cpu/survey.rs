@@ -92,6 +92,8 @@ pub struct Survey {
     pub per_token: u64,
     /// How most of the matrices' elements are held.
     pub element: Option<Element>,
+    /// Whether any matrix is held as f32, f16, bf16.
+    pub used: [bool; 3],
 }
 
 impl Survey {
@@ -136,6 +138,7 @@ impl Survey {
             matrix(&mut survey, need(spec, weights, 0, Role::Head)?, true);
         }
         survey.element = elements.iter().max_by_key(|(_, n)| *n).map(|(e, _)| *e);
+        survey.used = elements.map(|(_, n)| n > 0);
         Ok(survey)
     }
 

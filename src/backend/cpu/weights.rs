@@ -238,10 +238,9 @@ impl Weights {
         layers.chain([&self.embedding, &self.head])
     }
 
-    /// The element types in use, joined by "+".
-    pub fn held_names(&self) -> String {
-        let used = |e: &Element| self.matrices().any(|matrix| matrix.element() == *e);
-        let used = [Element::F32, Element::F16, Element::Bf16].into_iter().filter(used);
-        used.map(|e| e.dtype().name()).collect::<Vec<_>>().join("+")
+    /// Whether any matrix is held as f32, f16, bf16.
+    pub fn used(&self) -> [bool; 3] {
+        [Element::F32, Element::F16, Element::Bf16]
+            .map(|element| self.matrices().any(|matrix| matrix.element() == element))
     }
 }
