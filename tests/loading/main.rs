@@ -11,6 +11,7 @@ use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use support::formats::GgufValue;
 use support::{TempDir, TinyModel, TinyTokenizer, TinyType, tokenizer};
 
 /// The makers are themselves checked against the crates of the formats.
@@ -105,6 +106,34 @@ fn every_format_gives_the_same_weights() {
             assert_same(&model, &checkpoint);
             assert_eq!(checkpoint.warnings, Vec::<String>::new());
         }
+    }
+}
+
+/// As llama.cpp reads these keys: a factor without a type is linear, "none" switches it off, and the newer key counts.
+#[test]
+fn every_form_of_rope_scaling_in_gguf() {
+    use aquila::model::spec::RopeScaling::{Linear, None};
+    let (kind, factor, old) =
+        ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let text = |text: &str| GgufValue::Str(text.into());
+    for (keys, expected) in [
+        (vec![], None),
+        (vec![(kind, text("linear")), (factor, GgufValue::F32(4.0))], Linear { factor: 4.0 }),
+        (vec![(factor, GgufValue::F32(4.0))], Linear { factor: 4.0 }),
+        (vec![(old, GgufValue::F32(2.0))], Linear { factor: 2.0 }),
+        (vec![(factor, GgufValue::F32(4.0)), (old, GgufValue::F32(2.0))], Linear { factor: 4.0 }),
+        (vec![(kind, text("linear")), (factor, GgufValue::F32(1.0))], None),
+        (vec![(kind, text("none")), (factor, GgufValue::F32(4.0))], None),
+        (vec![(kind, text("none")), (old, GgufValue::F32(4.0))], None),
+    ] {
+        let dir = TempDir::new();
+        let mut gguf = TinyModel::default().gguf();
+        for (key, value) in &keys {
+            gguf.set(key, value.clone());
+        }
+        std::fs::write(dir.join("a.gguf"), gguf.bytes()).unwrap();
+        let checkpoint = Checkpoint::open(&dir.join("a.gguf"), false).unwrap();
+        assert_eq!(checkpoint.spec.rope.scaling, expected, "{keys:?}");
     }
 }
 
