@@ -7,11 +7,12 @@ use aquila::base::dtype::DType;
 use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};
 use aquila::model::weights::Role;
 use aquila::model::{Checkpoint, TokenizerSource};
+use aquila::text::GgufVocab;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use support::formats::GgufValue;
+use support::formats::{GgufValue, GgufWriter};
 use support::{TempDir, TinyModel, TinyTokenizer, TinyType, tokenizer};
 
 /// The makers are themselves checked against the crates of the formats.
@@ -134,6 +135,30 @@ fn every_form_of_rope_scaling_in_gguf() {
         std::fs::write(dir.join("a.gguf"), gguf.bytes()).unwrap();
         let checkpoint = Checkpoint::open(&dir.join("a.gguf"), false).unwrap();
         assert_eq!(checkpoint.spec.rope.scaling, expected, "{keys:?}");
+    }
+}
+
+#[test]
+fn a_gguf_vocabulary_is_whole_or_absent() {
+    let read = |change: &dyn Fn(&mut GgufWriter)| {
+        let dir = TempDir::new();
+        let mut gguf =
+            TinyModel { tokenizer: TinyTokenizer::Json, vocab: 300, ..TinyModel::default() }.gguf();
+        change(&mut gguf);
+        std::fs::write(dir.join("a.gguf"), gguf.bytes()).unwrap();
+        let checkpoint = Checkpoint::open(&dir.join("a.gguf"), false).unwrap();
+        let TokenizerSource::Gguf(gguf) = &checkpoint.tokenizer else { panic!("no GGUF") };
+        GgufVocab::read(gguf)
+    };
+    assert!(read(&|_| ()).unwrap().is_some());
+    for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+        let error = read(&|gguf| gguf.unset(key)).unwrap_err();
+        assert!(error.status == aquila::Status::Format, "{error}");
+        assert!(error.message.contains(key) && error.message.contains("missing"), "{error}");
+    }
+    for none in ["none", "no_vocab"] {
+        let model = GgufValue::Str(none.into());
+        assert_eq!(read(&|gguf| gguf.set("tokenizer.ggml.model", model.clone())).unwrap(), None);
     }
 }
 
