@@ -163,6 +163,20 @@ fn a_gguf_vocabulary_is_whole_or_absent() {
 }
 
 #[test]
+fn a_head_that_nobody_mentions_is_pointed_out() {
+    let dir = TempDir::new();
+    TinyModel { tied: true, ..TinyModel::default() }.write_dir(dir.path());
+    let path = dir.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("tie_word_embeddings").expect("it is stated");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
+    assert!(checkpoint.spec.tied);
+    let [warning] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert!(warning.contains("lm_head.weight") && warning.contains("tie_word_embeddings"), "{warning}");
+}
+
+#[test]
 fn files_stay_usable_after_the_checkpoint_and_the_directory_are_gone() {
     let dir = TempDir::new();
     TinyModel::default().write_dir(dir.path());
