@@ -80,7 +80,7 @@ pub fn plan(model: &Path, options: &LoadOptions) -> Result<Plan> {
     let text = TextSide::open(&opened.checkpoint, options)?;
     let Opened { checkpoint, backend, context, memory, .. } = opened;
     let mut facts = checkpoint.facts.clone();
-    facts.extend(text.facts());
+    facts.extend(text.facts(&checkpoint));
     Ok(Plan {
         device: backend.name(),
         context,
@@ -109,7 +109,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
         hidden: opened.checkpoint.spec.hidden as u32,
         context: opened.context.0,
         tensor_parallel: 1,
-        bos: id_or_none(text.tokenizer.as_ref().and_then(Tokenizer::bos).or(opened.checkpoint.ids.bos)),
+        bos: id_or_none(text.bos(opened.checkpoint.ids.bos)),
         eos: id_or_none(text.stop_ids.first().copied()),
         stop_ids: text.stop_ids,
         parameters: opened.checkpoint.parameters(),
@@ -224,7 +224,14 @@ impl TextSide {
         Ok(TextSide { tokenizer: Some(tokenizer), chat, stop_ids })
     }
 
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    /// The id that begins a sequence: the tokenizer's own, else the one that the model's files name where
+    /// that is a special token (Aquila's config.json says 1, which is an exclamation mark).
+    fn bos(&self, stated: Option<u32>) -> Option<u32> {
+        let Some(tokenizer) = &self.tokenizer else { return stated };
+        tokenizer.bos().or(stated.filter(|&id| tokenizer.is_special(id)))
+    }
+
+    fn facts(&self, checkpoint: &Checkpoint) -> Vec<(&'static str, String)> {
         let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
         let names = |ids: &[u32]| -> String {
             let name = |&id: &u32| format!("{id} {}", String::from_utf8_lossy(tokenizer.token_bytes(id)));
@@ -232,7 +239,7 @@ impl TextSide {
         };
         vec![
             ("tokens", tokenizer.vocab().to_string()),
-            ("bos", names(tokenizer.bos().as_slice())),
+            ("bos", names(self.bos(checkpoint.ids.bos).as_slice())),
             ("stop ids", names(&self.stop_ids)),
             ("chat template", self.chat.as_ref().map_or("none".into(), |chat| chat.name().to_owned())),
         ]
