@@ -12,7 +12,6 @@ use crate::loading::tokenizer_files::TokenizerFiles;
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::spec::DecoderSpec;
 use crate::text::chat::TemplateSources;
-
 use crate::text::{ChatTemplate, GgufVocab, Tokenizer, stop_ids};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -302,7 +301,7 @@ fn pick_template(
         jinja_file: jinja_file.as_deref(),
         tokenizer_config: config.as_deref(),
         gguf,
-        aquila_model: aquila_name(checkpoint, tokenizer),
+        aquila_names: aquila_names(checkpoint, tokenizer),
     };
     ChatTemplate::pick(&sources, tokenizer)
 }
@@ -313,10 +312,10 @@ fn gguf_template(gguf: &Gguf) -> Result<Option<&str>> {
 
 /// The name of an Aquila model: it says so itself, or its vocabulary does. The built-in templates
 /// are for no other family.
-fn aquila_name<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> Option<&'a str> {
-    let says = checkpoint.names.iter().find(|name| name.to_ascii_lowercase().contains("aquila"));
+fn aquila_names<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> &'a [String] {
+    let says = checkpoint.names.iter().any(|name| name.to_ascii_lowercase().contains("aquila"));
     let by_vocabulary = tokenizer.token_id("<|LDWANG|>").is_some();
-    says.or(checkpoint.names.first().filter(|_| by_vocabulary)).map(String::as_str)
+    if says || by_vocabulary { &checkpoint.names } else { &[] }
 }
 
 fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {

@@ -207,6 +207,25 @@ fn links_and_a_single_file_are_followed() {
     }
 }
 
+/// A link's own name counts, and so does the repository's in a cache of the Hugging Face hub.
+#[test]
+fn a_model_has_the_names_of_its_path() {
+    let dir = TempDir::new();
+    let (blobs, hub) = (dir.join("blobs"), dir.join("models--BAAI--AquilaChat2-7B/snapshots/9c76e143"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&hub).unwrap();
+    TinyModel::default().write_gguf(&blobs.join("0123abcd"));
+    std::os::unix::fs::symlink(blobs.join("0123abcd"), hub.join("chat-f16.gguf")).unwrap();
+    let names = |path: &Path| Checkpoint::open(path, false).unwrap().names;
+    assert_eq!(names(&blobs.join("0123abcd")), ["0123abcd", "tiny"]);
+    let repository = "models--BAAI--AquilaChat2-7B";
+    assert_eq!(names(&hub.join("chat-f16.gguf")), ["chat-f16", "0123abcd", repository, "tiny"]);
+    TinyModel::default().write_dir(&hub);
+    assert_eq!(names(&hub)[..2], ["9c76e143", repository]);
+    std::os::unix::fs::symlink(&hub, dir.join("AquilaChat2-34B")).unwrap();
+    assert_eq!(names(&dir.join("AquilaChat2-34B"))[..2], ["AquilaChat2-34B", "9c76e143"]);
+}
+
 #[test]
 fn buffers_and_extra_tensors_are_left_alone() {
     let dir = TempDir::new();

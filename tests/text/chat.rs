@@ -175,12 +175,13 @@ fn sources_in_their_order() {
     let plain = config(json!("config"));
     let list =
         config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chosen"}]));
+    let names = ["my-aquila", "BAAI/AquilaChat2-7B", "AquilaChat2-34B"].map(String::from);
     let mut sources = TemplateSources {
         option: Some("aquila-v2"),
         jinja_file: Some("file"),
         tokenizer_config: Some(&plain),
         gguf: Some("gguf"),
-        aquila_model: Some("AquilaChat2-7B"),
+        aquila_names: &names,
     };
     let pick = |sources: &TemplateSources<'_>| ChatTemplate::pick(sources, &tokenizer);
     let text = |sources: &TemplateSources<'_>| {
@@ -199,7 +200,9 @@ fn sources_in_their_order() {
     assert_eq!(text(&sources), "gguf");
     sources.gguf = None;
     assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-v1");
-    sources.aquila_model = None;
+    sources.aquila_names = &names[..1];
+    assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-chat");
+    sources.aquila_names = &[];
     assert!(pick(&sources).unwrap().is_none());
     sources.option = Some("chatml");
     let error = pick(&sources).unwrap_err();
