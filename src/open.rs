@@ -166,12 +166,10 @@ impl Opened {
             host_memory: options.host_memory,
             device_memory: options.device_memory,
             kv_memory: options.kv_memory,
+            copied_bytes: if options.no_mmap { checkpoint.file_bytes() } else { 0 },
             lock_memory: options.lock_memory,
         };
-        let mut memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
-        if options.no_mmap {
-            memory.weight_bytes_private += std::mem::take(&mut memory.weight_bytes_mapped);
-        }
+        let memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
         Ok(Opened { model: model.into(), checkpoint, backend, executor_options, context, memory })
     }
 
@@ -310,7 +308,7 @@ fn gguf_template(gguf: &Gguf) -> Result<Option<&str>> {
     gguf.string("tokenizer.chat_template")
 }
 
-/// The name of an Aquila model: it says so itself, or its vocabulary does. The built-in templates
+/// The names of an Aquila model: one of them says so, or its vocabulary does. The built-in templates
 /// are for no other family.
 fn aquila_names<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> &'a [String] {
     let says = checkpoint.names.iter().any(|name| name.to_ascii_lowercase().contains("aquila"));

@@ -195,6 +195,9 @@ pub struct ExecutorOptions {
     pub device_memory: u64,
     /// Bytes for the KV cache, 0: what the budgets leave, and no more than all sequences could use.
     pub kv_memory: u64,
+    /// Bytes of files that will be copied into private memory before the weights are readied; 0 where the
+    /// files stay mapped.
+    pub copied_bytes: u64,
     /// Keep the weights resident (`mlock`).
     pub lock_memory: bool,
 }

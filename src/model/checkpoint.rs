@@ -118,6 +118,11 @@ impl Checkpoint {
         self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum()
     }
 
+    /// Bytes of the files that hold the weights.
+    pub fn file_bytes(&self) -> u64 {
+        self.table.files().iter().map(|(_, region)| region.len() as u64).sum()
+    }
+
     /// Asks the system to read the mapped files ahead of their first use.
     pub fn prefetch(&self) {
         for (_, region) in self.table.files() {
@@ -291,11 +296,6 @@ fn finish(
     Ok(Checkpoint { spec, weights, tokenizer, ids, names, facts, warnings, table })
 }
 
-/// How many tensors of which type.
-fn summary(weights: &WeightSet) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for (_, weight) in weights.iter() {
-        *counts.entry(weight.dtype().map_or("mixed", |d| d.name())).or_default() += 1;
 /// The names that a path gives its model: the name it was asked for by (which may be a link's), the name of what
 /// lies there, and in a cache of the Hugging Face hub (`models--BAAI--AquilaChat2-7B/snapshots/<revision>`, links to
 /// nameless files) that of the repository.
@@ -319,6 +319,11 @@ fn path_names(path: &Path) -> Vec<String> {
     names
 }
 
+/// How many tensors of which type.
+fn summary(weights: &WeightSet) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, weight) in weights.iter() {
+        *counts.entry(weight.dtype().map_or("mixed", |d| d.name())).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));

@@ -95,6 +95,7 @@ fn steps_take_no_memory() {
         host_memory: 0,
         device_memory: 0,
         kv_memory: 0,
+        copied_bytes: 0,
         lock_memory: false,
     };
     let slots: Vec<u32> = (0..32).collect();

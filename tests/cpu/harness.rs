@@ -18,6 +18,7 @@ pub fn options() -> ExecutorOptions {
         host_memory: 0,
         device_memory: 0,
         kv_memory: 0,
+        copied_bytes: 0,
         lock_memory: false,
     }
 }

@@ -128,6 +128,7 @@ fn the_cpu_gives_what_the_plain_decoder_gives() {
         host_memory: 0,
         device_memory: 0,
         kv_memory: 0,
+        copied_bytes: 0,
         lock_memory: false,
     };
     let weights = model::weights(&plain.spec, true);

@@ -131,10 +131,11 @@ impl Setup {
 
     fn needs(&self, spec: &DecoderSpec, options: &ExecutorOptions) -> Needs {
         let context_blocks = options.context.div_ceil(BLOCK_TOKENS) as u64;
+        let survey = &self.survey;
         Needs {
-            mapped: self.survey.mapped,
-            held: self.survey.held,
-            converted: self.survey.converted,
+            mapped: if options.copied_bytes > 0 { 0 } else { survey.mapped },
+            held: survey.held,
+            converted: survey.converted.saturating_add(options.copied_bytes),
             workspace: Workspace::bytes(spec, self.sizes),
             block: self.layout.block_bytes() as u64 * spec.layers as u64,
             context_blocks,
@@ -156,8 +157,8 @@ impl Backend for CpuBackend {
         let bounds = Bounds { host_memory: options.host_memory, kv_memory: options.kv_memory, available };
         let (kv_blocks, refusal) = memory::kv_blocks(&needs, &bounds);
         Ok(MemoryPlan {
-            weight_bytes_mapped: setup.survey.mapped,
-            weight_bytes_private: setup.survey.private(),
+            weight_bytes_mapped: needs.mapped,
+            weight_bytes_private: needs.held.saturating_add(needs.converted),
             workspace_bytes: needs.workspace,
             kv_bytes_per_token: needs.block / BLOCK_TOKENS as u64,
             kv_blocks,
@@ -280,6 +281,7 @@ mod tests {
             host_memory: 0,
             device_memory: 0,
             kv_memory: 0,
+            copied_bytes: 0,
             lock_memory: false,
         }
     }
@@ -310,6 +312,25 @@ mod tests {
             let kv = KvCache::new(setup.layout, spec.layers, 7).unwrap();
             assert_eq!(kv.bytes(), plan.kv_bytes_per_token * 16 * 7);
         }
+    }
+
+    #[test]
+    fn copied_files_are_private_memory_within_the_budget() {
+        let (spec, set) = (spec(), weights(&spec(), true));
+        let backend = CpuBackend::new(Level::Scalar);
+        let plan = |options: &ExecutorOptions| backend.plan(&spec, &set, options).unwrap();
+        let mapped = plan(&options(None));
+        let copied_bytes = mapped.weight_bytes_mapped + 1000;
+        let one_context = mapped.kv_bytes_per_token * 64;
+        let host_memory = mapped.weight_bytes_private + mapped.workspace_bytes + one_context;
+        let budgeted = ExecutorOptions { host_memory, ..options(None) };
+        assert_eq!(plan(&budgeted).refusal, None);
+        let copied = plan(&ExecutorOptions { copied_bytes, ..budgeted.clone() });
+        assert_eq!(copied.weight_bytes_mapped, 0);
+        assert_eq!(copied.weight_bytes_private, mapped.weight_bytes_private + copied_bytes);
+        assert!(copied.refusal.is_some());
+        let more = ExecutorOptions { host_memory: host_memory + copied_bytes, copied_bytes, ..budgeted };
+        assert_eq!(plan(&more).refusal, None);
     }
 
     #[test]

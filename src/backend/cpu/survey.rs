@@ -138,9 +138,4 @@ impl Survey {
         survey.element = elements.iter().max_by_key(|(_, n)| *n).map(|(e, _)| *e);
         Ok(survey)
     }
-
-    /// Bytes in private memory once loaded.
-    pub fn private(&self) -> u64 {
-        self.held + self.converted
-    }
 }
