@@ -112,6 +112,9 @@ fn faults_of_templates_and_of_messages() {
     let user = r#"[{"role": "user", "content": "x"}]"#;
     let broken = ChatTemplate::jinja("{% for %}", &small()).unwrap_err();
     assert!(broken.status == Status::Format && broken.message.contains("line 1"), "{broken}");
+    for unfinished in ["{%}", "a{%}{% generation %}", "{%"] {
+        assert_eq!(ChatTemplate::jinja(unfinished, &small()).unwrap_err().status, Status::Format);
+    }
     for (source, status, part) in [
         ("{{ raise_exception('no system') }}", Status::Argument, "no system"),
         (
