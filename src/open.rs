@@ -12,7 +12,6 @@ use crate::loading::tokenizer_files::TokenizerFiles;
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::spec::DecoderSpec;
 use crate::text::chat::TemplateSources;
-
 use crate::text::{ChatTemplate, GgufVocab, Tokenizer, stop_ids};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +79,7 @@ pub fn plan(model: &Path, options: &LoadOptions) -> Result<Plan> {
     let text = TextSide::open(&opened.checkpoint, options)?;
     let Opened { checkpoint, backend, context, memory, .. } = opened;
     let mut facts = checkpoint.facts.clone();
-    facts.extend(text.facts());
+    facts.extend(text.facts(&checkpoint));
     Ok(Plan {
         device: backend.name(),
         context,
@@ -109,7 +108,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
         hidden: opened.checkpoint.spec.hidden as u32,
         context: opened.context.0,
         tensor_parallel: 1,
-        bos: id_or_none(text.tokenizer.as_ref().and_then(Tokenizer::bos).or(opened.checkpoint.ids.bos)),
+        bos: id_or_none(text.bos(opened.checkpoint.ids.bos)),
         eos: id_or_none(text.stop_ids.first().copied()),
         stop_ids: text.stop_ids,
         parameters: opened.checkpoint.parameters(),
@@ -222,7 +221,14 @@ impl TextSide {
         Ok(TextSide { tokenizer: Some(tokenizer), chat, stop_ids })
     }
 
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    /// The id that begins a sequence: the tokenizer's own, else the one that the model's files name where
+    /// that is a special token (Aquila's config.json says 1, which is an exclamation mark).
+    fn bos(&self, stated: Option<u32>) -> Option<u32> {
+        let Some(tokenizer) = &self.tokenizer else { return stated };
+        tokenizer.bos().or(stated.filter(|&id| tokenizer.is_special(id)))
+    }
+
+    fn facts(&self, checkpoint: &Checkpoint) -> Vec<(&'static str, String)> {
         let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
         let names = |ids: &[u32]| -> String {
             let name = |&id: &u32| format!("{id} {}", String::from_utf8_lossy(tokenizer.token_bytes(id)));
@@ -230,7 +236,7 @@ impl TextSide {
         };
         vec![
             ("tokens", tokenizer.vocab().to_string()),
-            ("bos", names(tokenizer.bos().as_slice())),
+            ("bos", names(self.bos(checkpoint.ids.bos).as_slice())),
             ("stop ids", names(&self.stop_ids)),
             ("chat template", self.chat.as_ref().map_or("none".into(), |chat| chat.name().to_owned())),
         ]
@@ -293,7 +299,7 @@ fn pick_template(
         jinja_file: jinja_file.as_deref(),
         tokenizer_config: config.as_deref(),
         gguf,
-        aquila_model: aquila_name(checkpoint, tokenizer),
+        aquila_names: aquila_names(checkpoint, tokenizer),
     };
     ChatTemplate::pick(&sources, tokenizer)
 }
@@ -302,12 +308,12 @@ fn gguf_template(gguf: &Gguf) -> Result<Option<&str>> {
     gguf.string("tokenizer.chat_template")
 }
 
-/// The name of an Aquila model: it says so itself, or its vocabulary does. The built-in templates
+/// The names of an Aquila model: one of them says so, or its vocabulary does. The built-in templates
 /// are for no other family.
-fn aquila_name<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> Option<&'a str> {
-    let says = checkpoint.names.iter().find(|name| name.to_ascii_lowercase().contains("aquila"));
+fn aquila_names<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> &'a [String] {
+    let says = checkpoint.names.iter().any(|name| name.to_ascii_lowercase().contains("aquila"));
     let by_vocabulary = tokenizer.token_id("<|LDWANG|>").is_some();
-    says.or(checkpoint.names.first().filter(|_| by_vocabulary)).map(String::as_str)
+    if says || by_vocabulary { &checkpoint.names } else { &[] }
 }
 
 fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {

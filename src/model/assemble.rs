@@ -21,7 +21,14 @@ pub fn weights(
     place: &str,
 ) -> Result<WeightSet> {
     let head = naming.tensor(0, Role::Head);
-    config.spec.tied = config.tie.unwrap_or(table.get(&head).is_none());
+    let no_head = table.get(&head).is_none();
+    config.spec.tied = config.tie.unwrap_or(no_head);
+    // A GGUF file says it by leaving the head out; the classes behind a config.json would say nothing and mean no.
+    if naming == Naming::HuggingFace && no_head && config.tie.is_none() {
+        config.warnings.push(format!(
+            "{place}: no tensor {head}, and config.json has no tie_word_embeddings: the embedding is the head"
+        ));
+    }
     let spec = &config.spec;
     let mut builder = Builder { spec, table, naming, place, set: WeightSet::default(), used: HashSet::new() };
     builder.need(0, Role::Embedding)?;

@@ -15,6 +15,7 @@ use crate::model::spec::DecoderSpec;
 use crate::model::verify;
 use crate::model::weights::{Role, WeightSet};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -294,12 +295,31 @@ fn finish(
     if let Some(clamp) = spec.score_clamp {
         facts.push(("score clamp", format!("±{clamp}")));
     }
-    // A path such as "." has its name only in its long form.
-    let long = path.canonicalize().unwrap_or_else(|_| path.into());
-    let own = long.file_stem().filter(|_| !long.is_dir()).or(long.file_name());
-    let own = own.map(|name| name.to_string_lossy().into_owned());
-    let names = own.into_iter().chain(names).collect();
+    let names = path_names(path).into_iter().chain(names).collect();
     Ok(Checkpoint { spec, weights, tokenizer, ids, names, facts, warnings, table })
+}
+
+/// The names that a path gives its model: the name it was asked for by (which may be a link's), the name of what
+/// lies there, and in a cache of the Hugging Face hub (`models--BAAI--AquilaChat2-7B/snapshots/<revision>`, links to
+/// nameless files) that of the repository.
+fn path_names(path: &Path) -> Vec<String> {
+    // A path such as "." has its name only in its long form.
+    let asked = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let real = path.canonicalize().unwrap_or_else(|_| asked.clone());
+    let own =
+        |path: &Path| path.file_stem().filter(|_| !path.is_dir()).or(path.file_name()).map(OsStr::to_owned);
+    let repository = asked
+        .ancestors()
+        .filter_map(Path::file_name)
+        .find(|name| name.to_string_lossy().starts_with("models--"));
+    let mut names = Vec::new();
+    for name in [own(&asked), own(&real), repository.map(OsStr::to_owned)].into_iter().flatten() {
+        let name = name.to_string_lossy().into_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// How many tensors of which type.

@@ -114,23 +114,21 @@ fn refuse_other_kinds(gguf: &Gguf) -> Result<()> {
     Ok(())
 }
 
-/// `rope.scaling.type` and its factor; files of before the key have `rope.scale_linear`.
+/// `rope.scaling.type` with its factor. Files of before that key have `rope.scale_linear` instead of the factor, and a
+/// factor without a type is linear too, as for llama.cpp.
 fn scaling(gguf: &Gguf) -> Result<RopeScaling> {
     let place = gguf.file();
-    if let Some(factor) = positive(gguf, "llama.rope.scale_linear")?
-        && factor != 1.0
-    {
-        return Ok(RopeScaling::Linear { factor });
-    }
-    match gguf.string("llama.rope.scaling.type")? {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => {
-            let key = "llama.rope.scaling.factor";
-            let factor = positive(gguf, key)?;
-            let factor = factor.ok_or_else(|| crate::error!(Format, "{place}: {key} is missing"))?;
-            Ok(if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } })
-        }
-        Some(other) => crate::bail!(
+    let (key, old_key) = ("llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let kind = gguf.string("llama.rope.scaling.type")?;
+    let factor = match positive(gguf, key)? {
+        Some(factor) => Some(factor),
+        None => positive(gguf, old_key)?,
+    };
+    match (kind, factor) {
+        (None, None) | (Some("none"), _) | (None | Some("linear"), Some(1.0)) => Ok(RopeScaling::None),
+        (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
+        (Some("linear"), None) => crate::bail!(Format, "{place}: {key} is missing"),
+        (Some(other), _) => crate::bail!(
             Unsupported,
             "{place}: llama.rope.scaling.type: expected \"none\" or \"linear\", found {:?}",
             clip(other)

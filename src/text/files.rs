@@ -8,8 +8,8 @@ use super::tokenizer::Tokenizer;
 use super::vocab::{Parts, PreTokenizer, is_aquila};
 use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
+use crate::loading::file::SourceFile;
 use serde_json::{Value, json};
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::{
@@ -54,18 +54,14 @@ impl Tokenizer {
     }
 }
 
-/// The whole file, or `None` where there is no such file.
+/// The whole file, or `None` where there is no such file. Like every file of a checkpoint it must be a regular one: a
+/// pipe would keep a careless reader waiting for ever.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(Error::io("open", path, &cause)),
-    };
-    let most = limits::JSON_BYTES_MAX;
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(|cause| Error::io("read", path, &cause))?;
-    crate::ensure!(bytes.len() as u64 <= most, Format, "{}: more than {most} bytes", path.display());
-    Ok(Some(bytes))
+    match SourceFile::open(path) {
+        Ok(file) => file.read_all(limits::JSON_BYTES_MAX).map(Some),
+        Err(error) if error.status == Status::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn read_named(path: &Path) -> Result<Vec<u8>> {

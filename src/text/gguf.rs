@@ -43,10 +43,19 @@ pub struct GgufVocab {
 
 impl GgufVocab {
     /// The tokenizer's entries of a parsed file; `None` where it has no tokenizer. `Format` for an
-    /// entry of the wrong type or an id that does not fit.
+    /// entry of the wrong type, an id that does not fit, or a byte-level vocabulary without its lists.
     pub fn read(gguf: &Gguf) -> Result<Option<GgufVocab>> {
-        let Some(model) = gguf.string("tokenizer.ggml.model")? else { return Ok(None) };
+        let model = match gguf.string("tokenizer.ggml.model")? {
+            // What converters write for a model that comes without one.
+            None | Some("none" | "no_vocab") => return Ok(None),
+            Some(model) => model,
+        };
         let key = |name: &str| format!("tokenizer.ggml.{name}");
+        // Without its merges a text would become single bytes: ids that the model never saw, and no error.
+        for name in ["tokens", "merges"] {
+            let there = model != "gpt2" || gguf.get(&key(name)).is_some();
+            crate::ensure!(there, Format, "{}: {} is missing", gguf.file(), key(name));
+        }
         let strings = |name: &str| -> Result<Vec<String>> {
             Ok(gguf
                 .strings(&key(name))?

@@ -4,6 +4,7 @@ use super::{refused, small, small_dir};
 use crate::support::formats::{safetensors_bytes, safetensors_with};
 use crate::support::{TempDir, TinyTensor, TinyType};
 use aquila::Status;
+use aquila::model::Checkpoint;
 
 /// Puts `bytes` in place of the weights.
 fn spoilt(bytes: &[u8]) -> TempDir {
@@ -32,6 +33,19 @@ fn other_files() {
     refused_bytes(b"PK\x03\x04 and so on", Status::Format, &["zip"]);
     refused_bytes(b"GGUF\x03\0\0\0 and so on", Status::Format, &["GGUF"]);
     refused_bytes(b"just some text", Status::Format, &["not a safetensors file"]);
+}
+
+/// As a number of bytes these lengths are right; as text they begin with "<".
+#[test]
+fn header_lengths_that_look_like_another_file() {
+    let valid = changed(|_| ());
+    let len = u64::from_le_bytes(valid[..8].try_into().unwrap()) as usize;
+    let (header, data) = valid[8..].split_at(len);
+    for wanted in [len / 256 * 256 + 256 + 0x3C, 0x3C20, 0x3C0A] {
+        let blanks = vec![b' '; wanted - len];
+        let bytes = [&(wanted as u64).to_le_bytes()[..], header, &blanks, data].concat();
+        Checkpoint::open(spoilt(&bytes).path(), false).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+    }
 }
 
 #[test]

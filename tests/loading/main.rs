@@ -8,10 +8,12 @@ use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};
 use aquila::model::weights::Role;
 use aquila::model::{Checkpoint, TokenizerSource};
 use aquila::open::{self, LoadOptions};
+use aquila::text::GgufVocab;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use support::formats::{GgufValue, GgufWriter};
 use support::{TempDir, TinyModel, TinyTokenizer, TinyType, tokenizer};
 
 /// The makers are themselves checked against the crates of the formats.
@@ -109,6 +111,72 @@ fn every_format_gives_the_same_weights() {
     }
 }
 
+/// As llama.cpp reads these keys: a factor without a type is linear, "none" switches it off, and the newer key counts.
+#[test]
+fn every_form_of_rope_scaling_in_gguf() {
+    use aquila::model::spec::RopeScaling::{Linear, None};
+    let (kind, factor, old) =
+        ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let text = |text: &str| GgufValue::Str(text.into());
+    for (keys, expected) in [
+        (vec![], None),
+        (vec![(kind, text("linear")), (factor, GgufValue::F32(4.0))], Linear { factor: 4.0 }),
+        (vec![(factor, GgufValue::F32(4.0))], Linear { factor: 4.0 }),
+        (vec![(old, GgufValue::F32(2.0))], Linear { factor: 2.0 }),
+        (vec![(factor, GgufValue::F32(4.0)), (old, GgufValue::F32(2.0))], Linear { factor: 4.0 }),
+        (vec![(kind, text("linear")), (factor, GgufValue::F32(1.0))], None),
+        (vec![(kind, text("none")), (factor, GgufValue::F32(4.0))], None),
+        (vec![(kind, text("none")), (old, GgufValue::F32(4.0))], None),
+    ] {
+        let dir = TempDir::new();
+        let mut gguf = TinyModel::default().gguf();
+        for (key, value) in &keys {
+            gguf.set(key, value.clone());
+        }
+        std::fs::write(dir.join("a.gguf"), gguf.bytes()).unwrap();
+        let checkpoint = Checkpoint::open(&dir.join("a.gguf"), false).unwrap();
+        assert_eq!(checkpoint.spec.rope.scaling, expected, "{keys:?}");
+    }
+}
+
+#[test]
+fn a_gguf_vocabulary_is_whole_or_absent() {
+    let read = |change: &dyn Fn(&mut GgufWriter)| {
+        let dir = TempDir::new();
+        let mut gguf =
+            TinyModel { tokenizer: TinyTokenizer::Json, vocab: 300, ..TinyModel::default() }.gguf();
+        change(&mut gguf);
+        std::fs::write(dir.join("a.gguf"), gguf.bytes()).unwrap();
+        let checkpoint = Checkpoint::open(&dir.join("a.gguf"), false).unwrap();
+        let TokenizerSource::Gguf(gguf) = &checkpoint.tokenizer else { panic!("no GGUF") };
+        GgufVocab::read(gguf)
+    };
+    assert!(read(&|_| ()).unwrap().is_some());
+    for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+        let error = read(&|gguf| gguf.unset(key)).unwrap_err();
+        assert!(error.status == aquila::Status::Format, "{error}");
+        assert!(error.message.contains(key) && error.message.contains("missing"), "{error}");
+    }
+    for none in ["none", "no_vocab"] {
+        let model = GgufValue::Str(none.into());
+        assert_eq!(read(&|gguf| gguf.set("tokenizer.ggml.model", model.clone())).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_head_that_nobody_mentions_is_pointed_out() {
+    let dir = TempDir::new();
+    TinyModel { tied: true, ..TinyModel::default() }.write_dir(dir.path());
+    let path = dir.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("tie_word_embeddings").expect("it is stated");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
+    assert!(checkpoint.spec.tied);
+    let [warning] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert!(warning.contains("lm_head.weight") && warning.contains("tie_word_embeddings"), "{warning}");
+}
+
 #[test]
 fn files_stay_usable_after_the_checkpoint_and_the_directory_are_gone() {
     let dir = TempDir::new();
@@ -138,6 +206,25 @@ fn links_and_a_single_file_are_followed() {
         assert_eq!(checkpoint.ids.eos, [tokenizer::EOS as u32]);
         assert_eq!(checkpoint.ids.bos, Some(tokenizer::CLS as u32));
     }
+}
+
+/// A link's own name counts, and so does the repository's in a cache of the Hugging Face hub.
+#[test]
+fn a_model_has_the_names_of_its_path() {
+    let dir = TempDir::new();
+    let (blobs, hub) = (dir.join("blobs"), dir.join("models--BAAI--AquilaChat2-7B/snapshots/9c76e143"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&hub).unwrap();
+    TinyModel::default().write_gguf(&blobs.join("0123abcd"));
+    std::os::unix::fs::symlink(blobs.join("0123abcd"), hub.join("chat-f16.gguf")).unwrap();
+    let names = |path: &Path| Checkpoint::open(path, false).unwrap().names;
+    assert_eq!(names(&blobs.join("0123abcd")), ["0123abcd", "tiny"]);
+    let repository = "models--BAAI--AquilaChat2-7B";
+    assert_eq!(names(&hub.join("chat-f16.gguf")), ["chat-f16", "0123abcd", repository, "tiny"]);
+    TinyModel::default().write_dir(&hub);
+    assert_eq!(names(&hub)[..2], ["9c76e143", repository]);
+    std::os::unix::fs::symlink(&hub, dir.join("AquilaChat2-34B")).unwrap();
+    assert_eq!(names(&dir.join("AquilaChat2-34B"))[..2], ["AquilaChat2-34B", "9c76e143"]);
 }
 
 #[test]

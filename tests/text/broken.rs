@@ -124,9 +124,29 @@ fn directories() {
     scratch.write("tokenizer_config.json", "{");
     let error = open();
     assert!(error.status == Status::Format && error.message.contains("tokenizer_config.json"), "{error}");
-    // A directory where a file should be is the system's refusal.
     std::fs::create_dir(scratch.0.join("tokenizer.json")).unwrap();
-    assert_eq!(open().status, Status::Io);
+    let error = open();
+    assert!(error.status == Status::Format && error.message.contains("a directory"), "{error}");
+}
+
+#[test]
+fn a_pipe_does_not_hang() {
+    let scratch = Scratch::new("pipe");
+    scratch.write("vocab.json", r#"{"a": 0}"#).write("merges.txt", "");
+    for name in ["special_tokens_map.json", "added_tokens.json", "merges.txt", "tokenizer.json"] {
+        let path = scratch.0.join(name);
+        let _ = std::fs::remove_file(&path);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // Without a writer a careless open would wait for ever: in a thread of its own it can be given up.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let dir = scratch.0.clone();
+        std::thread::spawn(move || sender.send(Tokenizer::open(&dir).unwrap_err()));
+        let error = receiver.recv_timeout(std::time::Duration::from_secs(30)).expect("the open hangs");
+        assert!(error.status == Status::Format && error.message.contains("a pipe"), "{error}");
+        assert!(error.message.contains(name), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        scratch.write("merges.txt", "");
+    }
 }
 
 fn small_gguf() -> GgufVocab {

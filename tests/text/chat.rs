@@ -112,6 +112,9 @@ fn faults_of_templates_and_of_messages() {
     let user = r#"[{"role": "user", "content": "x"}]"#;
     let broken = ChatTemplate::jinja("{% for %}", &small()).unwrap_err();
     assert!(broken.status == Status::Format && broken.message.contains("line 1"), "{broken}");
+    for unfinished in ["{%}", "a{%}{% generation %}", "{%"] {
+        assert_eq!(ChatTemplate::jinja(unfinished, &small()).unwrap_err().status, Status::Format);
+    }
     for (source, status, part) in [
         ("{{ raise_exception('no system') }}", Status::Argument, "no system"),
         (
@@ -175,12 +178,13 @@ fn sources_in_their_order() {
     let plain = config(json!("config"));
     let list =
         config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chosen"}]));
+    let names = ["my-aquila", "BAAI/AquilaChat2-7B", "AquilaChat2-34B"].map(String::from);
     let mut sources = TemplateSources {
         option: Some("aquila-v2"),
         jinja_file: Some("file"),
         tokenizer_config: Some(&plain),
         gguf: Some("gguf"),
-        aquila_model: Some("AquilaChat2-7B"),
+        aquila_names: &names,
     };
     let pick = |sources: &TemplateSources<'_>| ChatTemplate::pick(sources, &tokenizer);
     let text = |sources: &TemplateSources<'_>| {
@@ -199,7 +203,9 @@ fn sources_in_their_order() {
     assert_eq!(text(&sources), "gguf");
     sources.gguf = None;
     assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-v1");
-    sources.aquila_model = None;
+    sources.aquila_names = &names[..1];
+    assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-chat");
+    sources.aquila_names = &[];
     assert!(pick(&sources).unwrap().is_none());
     sources.option = Some("chatml");
     let error = pick(&sources).unwrap_err();

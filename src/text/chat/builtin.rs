@@ -81,6 +81,11 @@ pub const ALL: [Builtin; 5] = [
 
 /// The conversation for a model's name, by the table in BAAI's `predict`; the longer names first.
 pub fn for_model(name: &str) -> &'static Builtin {
+    listed(name).unwrap_or(&ALL[0])
+}
+
+/// The conversation that the table has for a model's name, if the name is in it.
+pub fn listed(name: &str) -> Option<&'static Builtin> {
     let name = name.to_ascii_lowercase();
     let table = [
         ("aquilachat2-7b-16k", 2),
@@ -90,7 +95,7 @@ pub fn for_model(name: &str) -> &'static Builtin {
         ("aquilachat2-7b", 3),
     ];
     let found = table.iter().find(|(part, _)| name.contains(part));
-    found.and_then(|&(_, at)| ALL.get(at)).unwrap_or(&ALL[0])
+    found.and_then(|&(_, at)| ALL.get(at))
 }
 
 impl Builtin {

@@ -159,17 +159,19 @@ impl Write for Bounded {
 fn plain_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
+    while let Some((before, block)) = rest.split_once("{%") {
+        // In "{%}" the end is not yet reached: it comes after the opening.
+        let Some((inner, after)) = block.split_once("%}") else { break };
         let word = inner.trim_matches(['-', '+']).trim();
-        out.push_str(&rest[..start + 2]);
+        out.push_str(before);
+        out.push_str("{%");
         match word {
             "generation" => out.push_str(&inner.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&inner.replacen("endgeneration", "endif", 1)),
             _ => out.push_str(inner),
         }
-        rest = &rest[start + length..];
+        out.push_str("%}");
+        rest = after;
     }
     out.push_str(rest);
     out
@@ -193,5 +195,8 @@ mod tests {
         let source = "a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}{{ '{%' }}";
         let expected = "a{%- if true -%} b {% endif %}{% if generation %}{% endif %}{{ '{%' }}";
         assert_eq!(plain_generation_tags(source), expected);
+        for other in ["{%}", "{%}}{%%}", "{% generation", "a{%", "%}{%}generation%}"] {
+            assert_eq!(plain_generation_tags(other), other);
+        }
     }
 }

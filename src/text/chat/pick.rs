@@ -16,9 +16,9 @@ pub struct TemplateSources<'a> {
     pub tokenizer_config: Option<&'a str>,
     /// The GGUF key `tokenizer.chat_template`.
     pub gguf: Option<&'a str>,
-    /// For an Aquila model, its name: a built-in template serves where the files have none. `None` for
-    /// other models: their format is unknown.
-    pub aquila_model: Option<&'a str>,
+    /// For an Aquila model, its names: a built-in template serves where the files have none, that of the
+    /// first name that BAAI's table of models has. Empty for other models: their format is unknown.
+    pub aquila_names: &'a [String],
 }
 
 impl ChatTemplate {
@@ -39,7 +39,9 @@ impl ChatTemplate {
         if let Some(text) = sources.gguf.filter(|text| !text.is_empty()) {
             return jinja("tokenizer.chat_template", text);
         }
-        Ok(sources.aquila_model.map(ChatTemplate::for_model))
+        let names = sources.aquila_names;
+        let name = names.iter().find(|name| super::builtin::listed(name).is_some()).or(names.first());
+        Ok(name.map(|name| ChatTemplate::for_model(name)))
     }
 }
 
