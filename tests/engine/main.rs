@@ -15,6 +15,7 @@ use aquila::{Status, sampling::SamplingParams};
 use mock::{Manner, Mock, Seen};
 use model::Plain;
 use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -213,14 +214,25 @@ fn stop_tokens_end_a_text_and_min_tokens_hold_them_off() {
     assert!(made.tokens.len() >= 20 && !made.tokens[..20].contains(&stop));
 }
 
+/// The manner of a device that takes each step only when it is told to, and all once the sender is gone.
+/// The sender must go before the engine, which waits for its device.
+fn gated(manner: Manner) -> (Sender<()>, Manner) {
+    let (opener, gate) = std::sync::mpsc::channel();
+    (opener, Manner { gate: Some(Arc::new(Mutex::new(gate))), ..manner })
+}
+
 #[test]
 fn cancel_ends_a_request_and_leaves_the_others() {
     for (name, manner) in manners() {
-        let bench = bench(Manner { step_time: Duration::from_millis(2), ..manner });
+        let (opener, manner) = gated(manner);
+        let bench = bench(manner);
+        let opener = opener;
         let long = bench.engine.submit(Input::Tokens(prompt(1, 4)), greedy(250)).unwrap();
         let other = bench.engine.submit(Input::Tokens(prompt(2, 4)), greedy(20)).unwrap();
+        (0..10).for_each(|_| opener.send(()).unwrap());
         while !matches!(long.next(None).unwrap(), Next::Event(Event::Text { .. })) {}
         long.cancel();
+        drop(opener);
         let made = long.wait().unwrap();
         assert_eq!(made.finish, Finish::Cancelled, "{name}");
         assert!(made.timings.output_tokens < 250);
@@ -265,18 +277,25 @@ fn a_panic_poisons_the_engine_and_spares_the_process() {
 
 #[test]
 fn close_ends_everything_and_is_idempotent() {
-    let bench = bench(Manner { step_time: Duration::from_millis(2), ..Manner::default() });
+    let (opener, manner) = gated(Manner::default());
+    let bench = bench(manner);
+    let opener = opener;
     let requests: Vec<_> =
         (0..12).map(|i| bench.engine.submit(Input::Tokens(prompt(i, 4)), greedy(200)).unwrap()).collect();
     let reader = std::thread::spawn({
         let request = bench.engine.submit(Input::Tokens(prompt(1, 4)), greedy(200)).unwrap();
         move || request.wait().unwrap_err().status
     });
-    std::thread::sleep(Duration::from_millis(20));
+    opener.send(()).unwrap();
     let other = bench.engine.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| other.close());
-        bench.engine.close();
+        scope.spawn(|| bench.engine.close());
+        // Closing waits for the step that the device is at.
+        while other.check().is_ok() {
+            std::thread::yield_now();
+        }
+        drop(opener);
     });
     assert_eq!(reader.join().unwrap(), Status::Closed);
     for request in &requests {
@@ -285,20 +304,10 @@ fn close_ends_everything_and_is_idempotent() {
 }
 
 #[test]
-fn a_device_that_cannot_take_the_longest_prompt_is_refused() {
-    // Such a prompt could never be planned, and ended all requests as a bug of the library.
-    let manner = Manner { whole_prompts: true, step_tokens: CONTEXT - 1, ..Manner::default() };
-    let info = info(manner.kv_blocks, manner.block_tokens);
-    let executor = Box::new(Mock::new(plain(), manner, Arc::default()));
-    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
-    let error = Engine::start(parts).err().unwrap();
-    assert_eq!(error.status, Status::Unsupported);
-    assert!(error.message.contains("299") && error.message.contains("300"), "{error}");
-}
-
-#[test]
 fn the_waiting_line_is_bounded() {
-    let bench = bench(Manner { step_time: Duration::from_millis(5), ..Manner::default() });
+    let (opener, manner) = gated(Manner::default());
+    let bench = bench(manner);
+    let opener = opener; // goes before the engine, which waits for its device
     let mut requests = Vec::new();
     let error = loop {
         match bench.engine.submit(Input::Tokens(prompt(1, 4)), greedy(250)) {
@@ -309,16 +318,23 @@ fn the_waiting_line_is_bounded() {
     };
     assert_eq!(error.status, Status::Overloaded);
     assert!(requests.len() >= 64);
+    drop(opener);
 }
 
 #[test]
 fn a_timeout_loses_nothing_and_prefill_is_reported() {
-    let bench = bench(Manner { step_time: Duration::from_millis(30), step_tokens: 64, ..Manner::default() });
+    let (opener, manner) = gated(Manner { step_tokens: 64, ..Manner::default() });
+    let bench = bench(manner);
+    let opener = opener;
     let request = bench.engine.submit(Input::Tokens(prompt(1, 200)), greedy(3)).unwrap();
     let (mut tokens, mut timeouts, mut prefills) = (Vec::new(), 0, Vec::new());
     loop {
         match request.next(Some(Duration::from_millis(5))).unwrap() {
-            Next::Timeout => timeouts += 1,
+            // The device takes a step only when the reader has waited in vain.
+            Next::Timeout => {
+                timeouts += 1;
+                let _ = opener.send(());
+            }
             Next::Event(Event::Prefill { done, total }) => prefills.push((done, total)),
             Next::Event(Event::Text { tokens: t, .. }) => tokens.extend(t),
             Next::Event(Event::Finish { reason, .. }) => assert_eq!(reason, Finish::Length),
@@ -334,10 +350,9 @@ fn a_timeout_loses_nothing_and_prefill_is_reported() {
 /// Progress was once told when a step began, and a reader who came late heard the answer before it.
 #[test]
 fn prefill_is_told_when_it_is_computed_and_before_the_answer() {
-    let (sender, gate) = std::sync::mpsc::channel();
-    let gate = Some(Arc::new(Mutex::new(gate)));
-    let bench = bench(Manner { step_tokens: 64, gate, ..Manner::default() });
-    let opener = sender; // goes before the engine, which waits for its device
+    let (opener, manner) = gated(Manner { step_tokens: 64, ..Manner::default() });
+    let bench = bench(manner);
+    let opener = opener; // goes before the engine, which waits for its device
     let request = bench.engine.submit(Input::Tokens(prompt(1, 100)), greedy(2)).unwrap();
     // The device has the first chunk and does not come to its end.
     while bench.seen.lock().unwrap().steps == 0 {
@@ -362,13 +377,12 @@ fn waiting_requests_hold_no_sampler() {
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
     let (plain, seen) = (plain(), Arc::<Mutex<Seen>>::default());
-    let (sender, gate) = std::sync::mpsc::channel();
-    let manner = Manner { step_tokens: 8, gate: Some(Arc::new(Mutex::new(gate))), ..Manner::default() };
+    let (opener, manner) = gated(Manner { step_tokens: 8, ..Manner::default() });
     let info = EngineInfo { vocab: 4_000_000, ..info(manner.kv_blocks, manner.block_tokens) };
     let executor = Box::new(Mock::new(plain, manner, seen.clone()));
     let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 64, clock: Clock::real() };
     let engine = Engine::start(parts).unwrap();
-    let opener = sender;
+    let opener = opener;
     let sampling = SamplingParams { repeat_penalty: 1.1, ..SamplingParams::default() };
     let submit = |len| {
         let params = GenParams { sampling: sampling.clone(), ..greedy(4) };

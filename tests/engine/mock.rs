@@ -11,7 +11,6 @@ use aquila::backend::{
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 pub const BLOCK_TOKENS: usize = 128;
 
@@ -29,8 +28,6 @@ pub struct Manner {
     pub failing_collects: Vec<u64>,
     /// The submit that panics.
     pub panicking_submit: Option<u64>,
-    /// Time that each step takes on the device.
-    pub step_time: Duration,
     /// Each step waits for a message, until the sender is gone.
     pub gate: Option<Arc<Mutex<Receiver<()>>>>,
 }
@@ -46,7 +43,6 @@ impl Default for Manner {
             failing_submits: Vec::new(),
             failing_collects: Vec::new(),
             panicking_submit: None,
-            step_time: Duration::ZERO,
             gate: None,
         }
     }
@@ -245,7 +241,6 @@ fn run_device(plain: &Plain, jobs: &Receiver<Job>, done: &Sender<(u64, Vec<Resul
     let mut cache: HashMap<u32, KeyValue> = HashMap::new();
     let mut selected: HashMap<(u64, usize), u32> = HashMap::new();
     for mut job in jobs {
-        std::thread::sleep(manner.step_time);
         if let Some(gate) = &manner.gate {
             let _ = gate.lock().unwrap().recv();
         }
