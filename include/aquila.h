@@ -304,7 +304,10 @@ typedef struct aquila_load_options {
     uint32_t flags;
     /** "auto" or NULL, "cpu", "npu:0", "npu:0,1". */
     const char *device;
-    /** How weights are held: NULL as stored; "f32", "f16", "bf16". */
+    /**
+     * How weights are held: NULL as stored; "f32", "f16", "bf16", or quantised while loading: "q8", "q4" (with
+     * 8 bits for embedding and head).
+     */
     const char *dtype;
     /** How keys and values are held: NULL like the weights; "f32", "f16", "bf16". */
     const char *kv_dtype;

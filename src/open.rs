@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct LoadOptions {
     /// "auto", "cpu", "npu:0", "npu:0,1"; empty: "auto".
     pub device: String,
-    /// `None` as stored; "f32", "f16", "bf16".
+    /// `None` as stored; "f32", "f16", "bf16", "q8", "q4".
     pub dtype: Option<String>,
     /// `None` like the weights; "f32", "f16", "bf16".
     pub kv_dtype: Option<String>,
@@ -366,13 +366,18 @@ fn compute_type(name: &str) -> Result<ComputeType> {
         "f32" => Ok(ComputeType::F32),
         "f16" => Ok(ComputeType::F16),
         "bf16" => Ok(ComputeType::Bf16),
-        "q8" | "q4" | "w8a8" => {
+        "q8" => Ok(ComputeType::Q8),
+        "q4" => Ok(ComputeType::Q4),
+        "w8a8" => {
             crate::bail!(
                 Unsupported,
-                "dtype {name:?}: this version of libaquila computes with f32, f16 and bf16 only"
+                "dtype {name:?}: this version of libaquila computes with f32, f16, bf16, q8 and q4 only"
             )
         }
-        other => crate::bail!(Argument, "dtype: expected \"f32\", \"f16\" or \"bf16\", found {other:?}"),
+        other => crate::bail!(
+            Argument,
+            "dtype: expected \"f32\", \"f16\", \"bf16\", \"q8\" or \"q4\", found {other:?}"
+        ),
     }
 }
 
@@ -431,7 +436,7 @@ mod tests {
         let status = |result: Result<()>| result.unwrap_err().status;
         assert_eq!(status(choose_backend("npu:0,1").map(drop)), Status::Unsupported);
         assert_eq!(status(choose_backend("gpu").map(drop)), Status::Argument);
-        assert_eq!(status(compute_type("q4").map(drop)), Status::Unsupported);
+        assert_eq!(status(compute_type("w8a8").map(drop)), Status::Unsupported);
         assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
         assert_eq!(status(kv_type("i8").map(drop)), Status::Unsupported);
     }

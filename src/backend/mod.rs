@@ -165,6 +165,10 @@ pub enum ComputeType {
     F16,
     /// bf16 weights; bf16 dot products where the CPU has them, else f32 arithmetic.
     Bf16,
+    /// 8-bit weights and activations with scales for groups of 128 or fewer; 8-bit dot products, f32 sums.
+    Q8,
+    /// The same with 4-bit weights, but for the embedding and the head.
+    Q4,
 }
 
 /// How keys and values are held.
@@ -183,7 +187,7 @@ pub enum KvType {
 pub struct ExecutorOptions {
     /// How weights are held; `None` as stored.
     pub dtype: Option<ComputeType>,
-    /// How keys and values are held; `None`: f32 for f32 weights, else f16 or bf16 like the weights.
+    /// How keys and values are held; `None`: f32 for f32 weights, bf16 for bf16 ones, else f16.
     pub kv_dtype: Option<KvType>,
     /// Worker threads; 0: what affinity and the control group's quota allow.
     pub threads: usize,

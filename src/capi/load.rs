@@ -38,7 +38,8 @@ pub struct aquila_load_options {
     pub flags: u32,
     /// "auto" or NULL, "cpu", "npu:0", "npu:0,1".
     pub device: *const c_char,
-    /// How weights are held: NULL as stored; "f32", "f16", "bf16".
+    /// How weights are held: NULL as stored; "f32", "f16", "bf16", or quantised while loading: "q8", "q4" (with
+    /// 8 bits for embedding and head).
     pub dtype: *const c_char,
     /// How keys and values are held: NULL like the weights; "f32", "f16", "bf16".
     pub kv_dtype: *const c_char,

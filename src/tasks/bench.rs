@@ -32,7 +32,7 @@ pub struct BenchArgs {
     /// Worker threads; 0: the processors this process may use
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0")]
     threads: Vec<u32>,
-    /// Types of the weights in use: f32, f16, bf16 [default: as stored]
+    /// Types of the weights in use: f32, f16, bf16, q8, q4 [default: as stored]
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<String>,
     /// Type of cached keys and values: f32, f16, bf16 [default: like the weights]
@@ -192,7 +192,11 @@ impl Setup {
         Ok(Setup {
             threads,
             dtype: options.dtype.clone().unwrap_or_else(|| stored.into()),
-            dot: if arithmetic.contains("bf16 dot") { Dot::Bf16 } else { Dot::F32 },
+            dot: match arithmetic {
+                _ if arithmetic.contains("bf16 dot") => Dot::Bf16,
+                _ if arithmetic.contains("8-bit dot") => Dot::Int8,
+                _ => Dot::F32,
+            },
             read: ReadProbe::new(threads)?,
         })
     }

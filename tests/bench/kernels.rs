@@ -6,9 +6,13 @@
 
 use aquila::backend::cpu::isa::Level;
 use aquila::backend::cpu::kernels::kv::BLOCK_TOKENS;
-use aquila::backend::cpu::kernels::{Attention, Element, Kernels, KvLayout, Matrix, Scratch, matmul};
+use aquila::backend::cpu::kernels::panels::activations::{tile_tokens, token_bytes};
+use aquila::backend::cpu::kernels::{
+    Attention, Dense, Element, Input, Kernels, KvLayout, Matrix, Packed, Packing, Scratch,
+};
 use aquila::base::buffer::Buffer;
 use aquila::base::region::Region;
+use aquila::engine::measure::limits::{Dot, ReadProbe, dot_peak};
 use aquila::model::weights::{RowMap, Weight};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -21,14 +25,20 @@ fn main() {
     let filter = arguments.next().unwrap_or_default();
     let level = Level::choose(std::env::var("AQUILA_CPU").ok().as_deref()).unwrap_or(Level::Scalar);
     let kernels = Kernels::new(level);
-    let bandwidth = read_bandwidth(threads);
-    let peak = fma_peak(threads);
-    println!("{level}, {threads} threads: {:.1} GFLOP/s, {:.1} GB/s read", peak / 1e9, bandwidth / 1e9);
-    let bench = Bench { kernels, threads, bandwidth, peak, filter };
-    for element in [Element::F16, Element::F32, Element::Bf16] {
+    let bandwidth = ReadProbe::new(threads).unwrap().bytes_per_second();
+    let [peak, int8_peak] = [Dot::F32, Dot::Int8].map(|dot| dot_peak(threads, dot).unwrap_or(f64::NAN));
+    println!(
+        "{level}, {threads} threads: {:.1} GFLOP/s f32, {:.1} GOP/s int8, {:.1} GB/s read",
+        peak / 1e9,
+        int8_peak / 1e9,
+        bandwidth / 1e9
+    );
+    let bench = Bench { kernels, threads, bandwidth, peak, int8_peak, filter };
+    let plain = [Element::F16, Element::F32, Element::Bf16].map(Form::Plain);
+    for form in Packing::ALL.map(Form::Packed).into_iter().chain(plain) {
         for (rows, cols) in [(11008, 4096), (4096, 11008), (4096, 4096), (512, 4096)] {
             for tokens in [1, 2, 3, 4, 8, 16, 64, 512] {
-                bench.matmul(element, rows, cols, tokens);
+                bench.matmul(form, rows, cols, tokens);
             }
         }
     }
@@ -45,7 +55,39 @@ struct Bench {
     threads: usize,
     bandwidth: f64,
     peak: f64,
+    int8_peak: f64,
     filter: String,
+}
+
+/// How the weights of a test are held.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Plain(Element),
+    Packed(Packing),
+}
+
+impl Form {
+    fn matrix(self, rows: usize, cols: usize) -> Matrix {
+        match self {
+            Form::Plain(element) => random_matrix(element, rows, cols),
+            Form::Packed(packing) => {
+                let row = random(32 * cols, 11);
+                let mut panel = vec![0; packing.panel_bytes(cols)];
+                Kernels::new(Level::detect()).pack(packing, &row, cols, &mut panel).unwrap();
+                let mut bytes = Buffer::<u8>::zeroed(packing.bytes(rows, cols), "weights").unwrap();
+                bytes.chunks_exact_mut(panel.len()).for_each(|out| out.copy_from_slice(&panel));
+                let region = Region::new(Arc::new(Bytes(bytes)), false);
+                Matrix::Packed(Packed::new("w", packing, rows, cols, region).unwrap())
+            }
+        }
+    }
+}
+
+struct Bytes(Buffer<u8>);
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 struct Pointer(*mut f32);
@@ -53,31 +95,35 @@ struct Pointer(*mut f32);
 unsafe impl Sync for Pointer {}
 
 impl Bench {
-    fn report(&self, name: &str, seconds: f64, flops: f64, bytes: f64) {
+    fn report(&self, name: &str, seconds: f64, flops: f64, bytes: f64, peak: f64) {
         println!(
             "{name:44} {:9.1} µs {:7.1} GFLOP/s {:5.1} %  {:6.1} GB/s {:5.1} %",
             seconds * 1e6,
             flops / seconds / 1e9,
-            100.0 * flops / seconds / self.peak,
+            100.0 * flops / seconds / peak,
             bytes / seconds / 1e9,
             100.0 * bytes / seconds / self.bandwidth,
         );
     }
 
-    fn matmul(&self, element: Element, rows: usize, cols: usize, tokens: usize) {
-        let name = format!("matmul {element:?} {rows}x{cols} n={tokens}");
+    fn matmul(&self, form: Form, rows: usize, cols: usize, tokens: usize) {
+        let name = format!("matmul {form:?} {rows}x{cols} n={tokens}");
         if !name.contains(&self.filter) {
             return;
         }
+        let one = form.matrix(rows, cols);
         // Several matrices, so that decoding reads memory and not a cache.
-        let bytes = rows * cols * element.bytes();
+        let bytes = one.stored_bytes() as usize;
         let count = if tokens < 64 { (400_000_000 / bytes).max(1) } else { 1 };
-        let matrices: Vec<Matrix> = (0..count).map(|_| random_matrix(element, rows, cols)).collect();
+        let matrices: Vec<Matrix> = (0..count).map(|_| form.matrix(rows, cols)).collect();
         let x = random(tokens * cols, 7);
+        let tiles = self.quantised(&x, cols);
+        let input = Input { rows: &x, quantised: &tiles };
         let out = Buffer::<f32>::zeroed(tokens * rows, "out").unwrap();
         let pointer = Pointer(out.as_mut_ptr());
-        let mut scratch: Vec<Scratch> = (0..self.threads).map(|_| Scratch::new(cols, 128).unwrap()).collect();
-        let chunk = matmul::chunk_rows(rows, tokens, self.threads);
+        let mut scratch: Vec<Scratch> =
+            (0..self.threads).map(|_| Scratch::new(cols, 128, true).unwrap()).collect();
+        let chunk = one.chunk_rows(rows, tokens, self.threads);
         let seconds = best(|| {
             for matrix in &matrices {
                 let next = AtomicUsize::new(0);
@@ -90,13 +136,35 @@ impl Bench {
                         }
                         // SAFETY: `out` holds all rows and tokens; chunks are disjoint.
                         unsafe {
-                            self.kernels.matmul(matrix, start..start + chunk, &x, pointer.0, rows, scratch);
+                            self.kernels.matmul(
+                                matrix,
+                                start..start + chunk,
+                                input,
+                                pointer.0,
+                                rows,
+                                scratch,
+                            );
                         }
                     }
                 });
             }
         }) / count as f64;
-        self.report(&name, seconds, 2.0 * (rows * cols * tokens) as f64, bytes as f64);
+        let peak = if matches!(form, Form::Packed(_)) { self.int8_peak } else { self.peak };
+        self.report(&name, seconds, 2.0 * (rows * cols * tokens) as f64, bytes as f64, peak);
+    }
+
+    /// All rows of `x` as the quantised product takes them.
+    fn quantised(&self, x: &[f32], cols: usize) -> Buffer<u8> {
+        let size = token_bytes(cols);
+        let mut tiles = Buffer::<u8>::zeroed(x.len() / cols * size, "tiles").unwrap();
+        let width = tile_tokens(x.len() / cols);
+        for (tile, x) in tiles.chunks_mut(width * size).zip(x.chunks(width * cols)) {
+            for (place, row) in x.chunks_exact(cols).enumerate() {
+                // SAFETY: the tile holds as many tokens as `x` has rows.
+                unsafe { self.kernels.quantise(row, tile.as_mut_ptr(), x.len() / cols, place) };
+            }
+        }
+        tiles
     }
 
     fn attention(&self, element: Element, kv_heads: usize, context: usize, rows: usize) {
@@ -123,7 +191,7 @@ impl Bench {
         let mut out = vec![0f32; rows * heads * head_dim];
         let pointer = Pointer(out.as_mut_ptr());
         let mut scratch: Vec<Scratch> =
-            (0..self.threads).map(|_| Scratch::new(64, head_dim).unwrap()).collect();
+            (0..self.threads).map(|_| Scratch::new(64, head_dim, false).unwrap()).collect();
         let chunk = 64;
         let seconds = best(|| {
             for cache in &caches {
@@ -159,7 +227,7 @@ impl Bench {
         }) / caches.len() as f64;
         let keys: usize = (0..rows).map(|r| context - rows + r + 1).sum();
         let bytes = blocks.len() * layout.block_bytes();
-        self.report(&name, seconds, 4.0 * (keys * heads * head_dim) as f64, bytes as f64);
+        self.report(&name, seconds, 4.0 * (keys * heads * head_dim) as f64, bytes as f64, self.peak);
     }
 
     fn small(&self) {
@@ -234,72 +302,12 @@ fn random(len: usize, seed: u32) -> Vec<f32> {
 }
 
 fn random_matrix(element: Element, rows: usize, cols: usize) -> Matrix {
-    struct Bytes(Buffer<u8>);
-    impl AsRef<[u8]> for Bytes {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
     let mut bytes = Buffer::<u8>::zeroed(rows * cols * element.bytes(), "weights").unwrap();
     let row = random(cols, 11);
     for out in bytes.chunks_exact_mut(cols * element.bytes()) {
         Kernels::new(Level::detect()).encode(element, &row, out);
     }
     let region = Region::new(Arc::new(Bytes(bytes)), false);
-    Matrix::new(Weight::whole("w", rows, cols, element.dtype(), region, RowMap::Identity).unwrap()).unwrap()
-}
-
-/// Bytes a second that `threads` threads read from memory together, each in eight streams at once, which
-/// is the most that a core can ask for.
-fn read_bandwidth(threads: usize) -> f64 {
-    const STREAMS: usize = 8;
-    let len = (256 << 20) / 8 / threads;
-    let memory: Vec<Vec<u64>> = (0..threads).map(|_| vec![1u64; len]).collect();
-    let mut sums = vec![0u64; threads];
-    let seconds = best(|| {
-        run_threads(&mut sums.iter_mut().zip(&memory).collect::<Vec<_>>(), |(sum, memory)| {
-            let part = memory.len() / STREAMS;
-            let mut acc = [0u64; 8];
-            for line in (0..part).step_by(8) {
-                for stream in 0..STREAMS {
-                    let line = &memory[stream * part + line..][..8];
-                    acc.iter_mut().zip(line).for_each(|(a, x)| *a ^= x);
-                }
-            }
-            **sum = acc.iter().sum();
-        });
-    });
-    black_box(&sums);
-    (len * 8 * threads) as f64 / seconds
-}
-
-/// f32 operations a second of `threads` threads in registers, two for each fused multiplication.
-fn fma_peak(threads: usize) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        const ROUNDS: usize = 200_000;
-        // SAFETY: the instructions were detected.
-        let seconds =
-            best(|| run_threads(&mut vec![(); threads], |_| _ = black_box(unsafe { fma_loop(ROUNDS) })));
-        return (threads * ROUNDS * 12 * 16) as f64 / seconds;
-    }
-    f64::NAN * threads as f64
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn fma_loop(rounds: usize) -> f32 {
-    use std::arch::x86_64::*;
-    let mut acc = [_mm256_set1_ps(1.0); 12];
-    let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
-    for _ in 0..rounds {
-        for acc in &mut acc {
-            *acc = _mm256_fmadd_ps(*acc, a, b);
-        }
-    }
-    let mut sum = acc[0];
-    for other in &acc[1..] {
-        sum = _mm256_add_ps(sum, *other);
-    }
-    _mm256_cvtss_f32(sum)
+    let weight = Weight::whole("w", rows, cols, element.dtype(), region, RowMap::Identity).unwrap();
+    Matrix::Dense(Dense::new(weight).unwrap())
 }

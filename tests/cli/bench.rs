@@ -80,7 +80,7 @@ fn tests_that_cannot_be_run_are_skipped_aloud() {
     expect_code(&output, 1);
     let output = run(&["bench", path, "--prompt", "0", "--gen", "0"]);
     expect_code(&output, 2);
-    let output = run(&["bench", path, "--dtype", "q8", "--repeat", "1"]);
+    let output = run(&["bench", path, "--dtype", "w8a8", "--repeat", "1"]);
     expect_code(&output, 1);
-    assert!(stderr(&output).contains("q8"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("w8a8"), "{}", stderr(&output));
 }

@@ -106,9 +106,9 @@ fn options_out_of_range_are_usage_errors_that_name_the_field() {
     let output = run(&["run", path, &"hello ".repeat(200)]);
     expect_code(&output, 1);
     assert!(stderr(&output).contains("128"), "the context is named: {}", stderr(&output));
-    let output = run(&["run", path, "hello", "--dtype", "q8"]);
+    let output = run(&["run", path, "hello", "--dtype", "w8a8"]);
     expect_code(&output, 1);
-    assert!(stderr(&output).contains("q8"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("w8a8"), "{}", stderr(&output));
 }
 
 #[test]

@@ -5,5 +5,6 @@
 mod data;
 
 mod golden;
+mod quality;
 mod smollm2;
 mod tiny;

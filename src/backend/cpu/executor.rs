@@ -6,6 +6,7 @@ use super::kernels::{Element, Kernels};
 use super::kv::KvCache;
 use super::lock::Locked;
 use super::pool::Pool;
+use super::survey::FORM_NAMES;
 use super::weights::Weights;
 use super::workspace::Workspace;
 use crate::backend::cpu::isa::Level;
@@ -282,12 +283,21 @@ impl Executor for CpuExecutor {
 }
 
 /// What the user is told of an executor, before it is opened and afterwards. `used`: whether any matrix is
-/// held as f32, f16, bf16.
-pub fn facts(threads: usize, level: Level, used: [bool; 3], kv: Element) -> Vec<(&'static str, String)> {
-    let held: Vec<&str> = ["f32", "f16", "bf16"].into_iter().zip(used).filter(|x| x.1).map(|x| x.0).collect();
+/// held in the form of each of [`FORM_NAMES`].
+pub fn facts(
+    threads: usize,
+    level: Level,
+    used: [bool; FORM_NAMES.len()],
+    kv: Element,
+) -> Vec<(&'static str, String)> {
+    let held: Vec<&str> = FORM_NAMES.into_iter().zip(used).filter(|x| x.1).map(|x| x.0).collect();
+    let quantised = held.iter().all(|name| name.starts_with('q'));
     let held = held.join("+");
-    let bf16_dots = held == "bf16" && level == Level::Avx512Bf16;
-    let arithmetic = if bf16_dots { "bf16 dot products, f32 sums" } else { "f32 arithmetic" };
+    let arithmetic = match held.as_str() {
+        "bf16" if level == Level::Avx512Bf16 => "bf16 dot products, f32 sums",
+        _ if quantised => "8-bit dot products, f32 sums",
+        _ => "f32 arithmetic",
+    };
     vec![
         ("threads", threads.to_string()),
         ("instructions", level.name().into()),

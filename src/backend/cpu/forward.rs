@@ -9,13 +9,13 @@
 //! attention head is computed by one worker in an order that the kernels fix.
 
 use super::arena::Arena;
-use super::kernels::matmul::chunk_rows;
-use super::kernels::{Attention, Kernels, Matrix};
+use super::kernels::panels::activations::{tile_tokens, token_bytes};
+use super::kernels::{Attention, Input, Kernels, Matrix};
 use super::kv::KvCache;
 use super::pool::{Poisoned, Worker};
 use super::rope;
 use super::weights::{Layer, Weights};
-use super::workspace::{OWN_ROWS, Workspace};
+use super::workspace::{OWN_ROWS, Workspace, cols_max};
 use crate::backend::Step;
 use crate::model::spec::DecoderSpec;
 use std::ops::Range;
@@ -74,7 +74,7 @@ impl Forward<'_> {
                     self.work.sin.part_mut(row * half..(row + 1) * half),
                 )
             };
-            self.weights.embedding.weight().row_f32(self.step.tokens[row] as usize, x);
+            self.weights.embedding.row_f32(self.step.tokens[row] as usize, x);
             rope::angles(self.inverse_frequencies, self.step.positions[row], cos, sin);
         }
         worker.barrier()
@@ -84,13 +84,15 @@ impl Forward<'_> {
     pub fn layer(&self, worker: &Worker<'_>, index: usize) -> Done {
         let layer = &self.weights.layers[index];
 
-        let h = self.norm(worker, &layer.attention_norm)?; // [rows, hidden]
+        let quantise = [&layer.query, &layer.key, &layer.value].iter().any(|m| m.is_packed());
+        let h = self.norm(worker, &layer.attention_norm, quantise)?; // [rows, hidden]
         self.query_key_value(worker, index, layer, h)?; // q, k, v; k and v also in the cache
         self.attention(worker, index)?; // attended: [rows, q_width]
         let bias = layer.output_bias.as_deref();
         self.add_product(worker, &layer.output, &self.work.attended, bias)?; // x: [rows, hidden]
 
-        let h = self.norm(worker, &layer.ffn_norm)?; // [rows, hidden]
+        let quantise = layer.gate.is_packed() || layer.up.is_packed();
+        let h = self.norm(worker, &layer.ffn_norm, quantise)?; // [rows, hidden]
         self.gate_up(worker, layer, h)?; // gate: [rows, ffn]
         self.add_product(worker, &layer.down, &self.work.gate, None) // x: [rows, hidden]
     }
@@ -111,18 +113,18 @@ impl Forward<'_> {
         }
         worker.barrier()?;
         if self.logit_rows > 0 {
-            // SAFETY: h is only read until the end of the job.
-            let h = unsafe { self.work.h.part(0..self.logit_rows * hidden) };
-            for rows in self.matrix_chunks(worker, vocab, self.logit_rows) {
-                self.product(worker, &self.weights.head, rows, h, &self.work.logits);
+            let head = &self.weights.head;
+            let h = self.input(worker, &self.work.h, self.logit_rows, head)?;
+            for rows in self.matrix_chunks(worker, head, vocab, self.logit_rows) {
+                self.product(worker, head, rows, h, &self.work.logits);
             }
         }
         worker.barrier()
     }
 
-    /// The normed rows of x. A few rows each worker norms for itself, with the same result and without
-    /// a barrier.
-    fn norm(&self, worker: &Worker<'_>, weight: &[f32]) -> Result<&[f32], Poisoned> {
+    /// The normed rows of x, quantised too where that is wanted. A few rows each worker norms for itself,
+    /// with the same result and without a barrier.
+    fn norm(&self, worker: &Worker<'_>, weight: &[f32], quantise: bool) -> Result<Input<'_>, Poisoned> {
         let (rows, hidden, eps) = (self.step.tokens.len(), self.spec.hidden, self.spec.norm_eps);
         // SAFETY: x is written in the phases of embed and add_product alone.
         let x = |row: usize| unsafe { self.work.x.part(row * hidden..(row + 1) * hidden) };
@@ -133,26 +135,108 @@ impl Forward<'_> {
             for (row, h) in own.chunks_exact_mut(hidden).enumerate() {
                 self.kernels.rms_norm(x(row), weight, eps, h);
             }
-            return Ok(own);
+            return Ok(self.own_input(worker, own, hidden, quantise));
         }
-        for row in self.row_chunks(worker, rows).flatten() {
-            // SAFETY: each row of h belongs to one worker until the barrier.
-            let h = unsafe { self.work.h.part_mut(row * hidden..(row + 1) * hidden) };
-            self.kernels.rms_norm(x(row), weight, eps, h);
+        for tile in self.tile_chunks(worker, rows) {
+            for row in tile.clone() {
+                // SAFETY: each row of h belongs to one worker until the barrier.
+                let h = unsafe { self.work.h.part_mut(row * hidden..(row + 1) * hidden) };
+                self.kernels.rms_norm(x(row), weight, eps, h);
+            }
+            if quantise {
+                self.quantise_tile(&self.work.h, hidden, tile);
+            }
         }
         worker.barrier()?;
-        // SAFETY: h is written next in add_product, a barrier after its last reader.
-        Ok(unsafe { self.work.h.part(0..rows * hidden) })
+        // SAFETY: both are written next in a later phase, a barrier after their last reader.
+        Ok(unsafe { self.shared_input(&self.work.h, rows, hidden, quantise) })
+    }
+
+    /// The first `rows` rows of `arena`, which an earlier phase wrote, as the products with `matrix` read
+    /// them: quantised where it is. A few rows each worker quantises for itself.
+    fn input<'a>(
+        &'a self,
+        worker: &Worker<'_>,
+        arena: &'a Arena<f32>,
+        rows: usize,
+        matrix: &Matrix,
+    ) -> Result<Input<'a>, Poisoned> {
+        let (cols, quantise) = (matrix.cols(), matrix.is_packed());
+        if rows <= OWN_ROWS {
+            // SAFETY: written in an earlier phase, and only read in this one.
+            return Ok(self.own_input(worker, unsafe { arena.part(0..rows * cols) }, cols, quantise));
+        }
+        if quantise {
+            for tile in self.tile_chunks(worker, rows) {
+                self.quantise_tile(arena, cols, tile);
+            }
+            worker.barrier()?;
+        }
+        // SAFETY: both are written next in a later phase, a barrier after their last reader.
+        Ok(unsafe { self.shared_input(arena, rows, cols, quantise) })
+    }
+
+    /// Up to `OWN_ROWS` rows, quantised by this worker for itself.
+    fn own_input<'a>(
+        &'a self,
+        worker: &Worker<'_>,
+        rows: &'a [f32],
+        cols: usize,
+        quantise: bool,
+    ) -> Input<'a> {
+        if !quantise {
+            return Input { rows, quantised: &[] };
+        }
+        let (count, size) = (rows.len() / cols, token_bytes(cols));
+        let first = worker.index() * OWN_ROWS * token_bytes(cols_max(self.spec));
+        // SAFETY: this part belongs to this worker; what an earlier call gave is no longer used.
+        let own = unsafe { self.work.own_packed.part_mut(first..first + count * size) };
+        for (place, row) in rows.chunks_exact(cols).enumerate() {
+            // SAFETY: `own` is a tile of `count` tokens.
+            unsafe { self.kernels.quantise(row, own.as_mut_ptr(), count, place) };
+        }
+        Input { rows, quantised: own }
+    }
+
+    /// Quantises the rows `tile` of `arena` into their tile.
+    fn quantise_tile(&self, arena: &Arena<f32>, cols: usize, tile: Range<usize>) {
+        let size = token_bytes(cols);
+        // SAFETY: each tile belongs to one worker until the barrier.
+        let into = unsafe { self.work.packed.part_mut(tile.start * size..tile.end * size) };
+        for (place, row) in tile.clone().enumerate() {
+            // SAFETY: the row was written by this worker or in an earlier phase; `into` is a tile.
+            unsafe {
+                let row = arena.part(row * cols..(row + 1) * cols);
+                self.kernels.quantise(row, into.as_mut_ptr(), tile.len(), place);
+            }
+        }
+    }
+
+    /// The first `rows` rows of `arena`, and their quantised form if there is one.
+    ///
+    /// # Safety
+    /// Both were written before a barrier, and are not written while the result is used.
+    unsafe fn shared_input<'a>(
+        &'a self,
+        arena: &'a Arena<f32>,
+        rows: usize,
+        cols: usize,
+        quantised: bool,
+    ) -> Input<'a> {
+        let bytes = if quantised { rows * token_bytes(cols) } else { 0 };
+        // SAFETY: the caller's promise.
+        unsafe { Input { rows: arena.part(0..rows * cols), quantised: self.work.packed.part(0..bytes) } }
     }
 
     /// q, k and v, whole heads a chunk, so that the same worker rotates them and stores k and v.
-    fn query_key_value(&self, worker: &Worker<'_>, index: usize, layer: &Layer, h: &[f32]) -> Done {
+    fn query_key_value(&self, worker: &Worker<'_>, index: usize, layer: &Layer, h: Input<'_>) -> Done {
         let (spec, rows) = (self.spec, self.step.tokens.len());
-        let heads_at_once = |heads: usize| {
-            let chunk = chunk_rows(heads * spec.head_dim, rows, worker.threads());
+        let heads_at_once = |matrix: &Matrix, heads: usize| {
+            let chunk = matrix.chunk_rows(heads * spec.head_dim, rows, worker.threads());
             (chunk / spec.head_dim).clamp(1, heads)
         };
-        let (q_heads, kv_heads) = (heads_at_once(spec.heads), heads_at_once(spec.kv_heads));
+        let q_heads = heads_at_once(&layer.query, spec.heads);
+        let kv_heads = heads_at_once(&layer.key, spec.kv_heads);
         let kv_chunks = spec.kv_heads.div_ceil(kv_heads);
         for chunk in worker.chunks(kv_chunks + spec.heads.div_ceil(q_heads)) {
             if chunk < kv_chunks {
@@ -176,7 +260,7 @@ impl Forward<'_> {
         worker: &Worker<'_>,
         index: usize,
         layer: &Layer,
-        h: &[f32],
+        h: Input<'_>,
         heads: Range<usize>,
     ) {
         let (d, width) = (self.spec.head_dim, self.spec.kv_width());
@@ -231,9 +315,9 @@ impl Forward<'_> {
     }
 
     /// gate ← silu(W_gate·h) × (W_up·h).
-    fn gate_up(&self, worker: &Worker<'_>, layer: &Layer, h: &[f32]) -> Done {
+    fn gate_up(&self, worker: &Worker<'_>, layer: &Layer, h: Input<'_>) -> Done {
         let (rows, ffn) = (self.step.tokens.len(), self.spec.ffn);
-        for cols in self.matrix_chunks(worker, ffn, rows) {
+        for cols in self.matrix_chunks(worker, &layer.gate, ffn, rows) {
             self.product(worker, &layer.gate, cols.clone(), h, &self.work.gate);
             self.product(worker, &layer.up, cols.clone(), h, &self.work.up);
             for row in 0..rows {
@@ -255,9 +339,8 @@ impl Forward<'_> {
         bias: Option<&[f32]>,
     ) -> Done {
         let (rows, hidden) = (self.step.tokens.len(), self.spec.hidden);
-        // SAFETY: the input was written in an earlier phase and is only read in this one.
-        let input = unsafe { input.part(0..rows * matrix.cols()) };
-        for cols in self.matrix_chunks(worker, hidden, rows) {
+        let input = self.input(worker, input, rows, matrix)?;
+        for cols in self.matrix_chunks(worker, matrix, hidden, rows) {
             self.product(worker, matrix, cols.clone(), input, &self.work.h);
             self.add_bias(&self.work.h, hidden, cols.clone(), bias);
             for row in 0..rows {
@@ -276,7 +359,7 @@ impl Forward<'_> {
         worker: &Worker<'_>,
         matrix: &Matrix,
         rows: Range<usize>,
-        input: &[f32],
+        input: Input<'_>,
         out: &Arena<f32>,
     ) {
         // SAFETY: `out` has the columns of the matrix's rows for every token of a step; the columns of this
@@ -323,14 +406,22 @@ impl Forward<'_> {
             .map(move |chunk| chunk * ROW_CHUNK..((chunk + 1) * ROW_CHUNK).min(rows))
     }
 
+    /// This worker's tiles of `rows` token rows, as quantised activations are laid out.
+    fn tile_chunks(&self, worker: &Worker<'_>, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        worker
+            .chunks(rows.div_ceil(tile_tokens(rows)))
+            .map(move |tile| tile * tile_tokens(rows)..((tile + 1) * tile_tokens(rows)).min(rows))
+    }
+
     /// This worker's chunks of the `rows` rows of a matrix that is multiplied with `tokens` tokens.
     fn matrix_chunks(
         &self,
         worker: &Worker<'_>,
+        matrix: &Matrix,
         rows: usize,
         tokens: usize,
     ) -> impl Iterator<Item = Range<usize>> {
-        let size = chunk_rows(rows, tokens, worker.threads()).max(1);
+        let size = matrix.chunk_rows(rows, tokens, worker.threads()).max(1);
         worker.chunks(rows.div_ceil(size)).map(move |chunk| chunk * size..((chunk + 1) * size).min(rows))
     }
 }

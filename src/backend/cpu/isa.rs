@@ -1,7 +1,9 @@
 //! Which instructions the kernels may use: found out at run time, chosen once for each engine.
 //!
-//! The library itself is compiled for the lowest CPU of its architecture. Levels are ordered: each
-//! holds the instructions of all levels below it, so a level can always be lowered.
+//! The library itself is compiled for the lowest CPU of its architecture. Levels are ordered by speed. Each
+//! holds the instructions of all levels below it, except that [`Level::AvxVnni`] is a side branch:
+//! there are CPUs with AVX-512 that lack it. So a wanted level stands for the best one of this CPU that
+//! is not above it.
 
 use crate::base::error::Result;
 
@@ -12,40 +14,60 @@ pub enum Level {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C (Haswell, Zen and later).
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and DQ beside the above (Skylake-SP, Zen 4 and later).
+    /// As [`Level::Avx2`] with the VEX form of the dot product of bytes (Alder Lake, Zen 5).
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, VL and DQ beside AVX2, FMA and F16C (Skylake-SP, Zen 4 and later).
     Avx512,
-    /// As [`Level::Avx512`] with the dot product of bf16 pairs (Cooper Lake, Sapphire Rapids, Zen 4).
+    /// As [`Level::Avx512`] with the dot product of bytes (Cascade Lake, Ice Lake, Zen 4).
+    Avx512Vnni,
+    /// As [`Level::Avx512Vnni`] with the dot product of bf16 pairs (Cooper Lake, Sapphire Rapids, Zen 4).
     Avx512Bf16,
 }
 
 impl Level {
     /// Every level that the library knows, lowest first.
-    pub const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+    pub const ALL: [Level; 6] =
+        [Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Avx512Vnni, Level::Avx512Bf16];
 
-    /// The highest level of this CPU.
-    pub fn detect() -> Level {
+    /// Whether this CPU has all instructions of the level.
+    pub fn exists(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            if !(has!("avx2") && has!("fma") && has!("f16c")) {
-                return Level::Scalar;
+            let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+            let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq");
+            match self {
+                Level::Scalar => true,
+                Level::Avx2 => avx2,
+                Level::AvxVnni => avx2 && has!("avxvnni"),
+                Level::Avx512 => avx512,
+                Level::Avx512Vnni => avx512 && has!("avx512vnni"),
+                Level::Avx512Bf16 => avx512 && has!("avx512vnni") && has!("avx512bf16"),
             }
-            if !(has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq")) {
-                return Level::Avx2;
-            }
-            if has!("avx512bf16") { Level::Avx512Bf16 } else { Level::Avx512 }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Scalar
+        {
+            self == Level::Scalar
+        }
+    }
+
+    /// The highest level of this CPU.
+    pub fn detect() -> Level {
+        Level::Avx512Bf16.lowered()
+    }
+
+    /// The highest level of this CPU that is not above this one.
+    pub fn lowered(self) -> Level {
+        let known = Level::ALL.into_iter().rev().filter(|&level| level <= self);
+        known.into_iter().find(|level| level.exists()).unwrap_or(Level::Scalar)
     }
 
     /// The level of an engine: what this CPU has, lowered to `wanted` (the value of `AQUILA_CPU`) where
     /// that is a lower one. A higher one is clamped; an unknown name is an `Argument` error.
     pub fn choose(wanted: Option<&str>) -> Result<Level> {
-        let detected = Level::detect();
-        let Some(name) = wanted else { return Ok(detected) };
+        let Some(name) = wanted else { return Ok(Level::detect()) };
         match Level::ALL.into_iter().find(|level| level.name() == name) {
-            Some(level) => Ok(level.min(detected)),
+            Some(level) => Ok(level.lowered()),
             None => Err(crate::error!(
                 Argument,
                 "AQUILA_CPU: expected one of {}, found \"{}\"",
@@ -57,8 +79,7 @@ impl Level {
 
     /// The levels that this CPU can run, lowest first.
     pub fn available() -> impl Iterator<Item = Level> {
-        let detected = Level::detect();
-        Level::ALL.into_iter().filter(move |&level| level <= detected)
+        Level::ALL.into_iter().filter(|level| level.exists())
     }
 
     /// The name in lower case, as `AQUILA_CPU` takes it.
@@ -66,7 +87,9 @@ impl Level {
         match self {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
+            Level::AvxVnni => "avxvnni",
             Level::Avx512 => "avx512",
+            Level::Avx512Vnni => "avx512vnni",
             Level::Avx512Bf16 => "avx512bf16",
         }
     }
@@ -89,7 +112,9 @@ mod tests {
         assert_eq!(Level::choose(None).unwrap(), detected);
         assert_eq!(Level::choose(Some("scalar")).unwrap(), Level::Scalar);
         for level in Level::ALL {
-            assert_eq!(Level::choose(Some(level.name())).unwrap(), level.min(detected));
+            let chosen = Level::choose(Some(level.name())).unwrap();
+            assert!(chosen <= level && chosen.exists());
+            assert!(!level.exists() || chosen == level);
         }
         assert_eq!(Level::available().last(), Some(detected));
     }

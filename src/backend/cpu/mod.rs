@@ -60,7 +60,7 @@ pub struct CpuBackend {
 impl CpuBackend {
     /// A backend that uses the instructions of `level`, or of this CPU where those are fewer.
     pub fn new(level: Level) -> Self {
-        CpuBackend { level: level.min(Level::detect()) }
+        CpuBackend { level: level.lowered() }
     }
 
     /// The best level of this CPU, lowered by the environment variable `AQUILA_CPU` where it is set.
@@ -112,10 +112,11 @@ impl Setup {
             Some(KvType::F32) => Element::F32,
             Some(KvType::F16) => Element::F16,
             Some(KvType::Bf16) => Element::Bf16,
-            None => survey.element.unwrap_or(Element::F32),
+            None => survey.element.unwrap_or(Element::F16),
         };
         let layout = KvLayout { kv_heads: spec.kv_heads, head_dim: spec.head_dim, element };
-        let sizes = Sizes { rows: limits::STEP_TOKENS_MAX, logit_rows: batch, threads };
+        let sizes =
+            Sizes { rows: limits::STEP_TOKENS_MAX, logit_rows: batch, threads, packed: survey.packed };
         let (mapped, copied) =
             if options.copy_weights { (0, weights.mapped_bytes()) } else { (survey.mapped, 0) };
         Ok(Setup { threads, batch, layout, sizes, survey, mapped, copied })
@@ -222,8 +223,8 @@ impl Backend for CpuBackend {
 fn lock(weights: &Weights) -> Result<Locked> {
     let mut locked = Locked::default();
     for matrix in weights.matrices() {
-        for piece in &matrix.weight().pieces {
-            locked.add(&piece.bytes)?;
+        for bytes in matrix.regions() {
+            locked.add(bytes)?;
         }
     }
     Ok(locked)
@@ -306,8 +307,8 @@ mod tests {
             let loader = Loader::new(&spec, &set, dtype, kernels, &mut pool, &mut progress);
             let loaded = loader.load().unwrap();
             let bytes = |mapped| -> u64 {
-                let in_files = |m: &&kernels::Matrix| m.weight().pieces[0].bytes.is_mapped() == mapped;
-                loaded.matrices().filter(in_files).map(|m| m.weight().stored_bytes()).sum()
+                let in_files = |m: &&kernels::Matrix| m.regions().all(|region| region.is_mapped() == mapped);
+                loaded.matrices().filter(in_files).map(|m| m.stored_bytes()).sum()
             };
             let vectors = (5 * spec.hidden + 2 * spec.kv_width()) as u64 * 4;
             assert_eq!(plan.weight_bytes_mapped, bytes(true), "{dtype:?}");

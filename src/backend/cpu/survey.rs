@@ -1,7 +1,8 @@
 //! What the CPU executor will make of each weight, decided from headers alone: where it is used in
 //! place, and where and as what it is converted. Planning and loading both follow the same decision.
 
-use super::kernels::Element;
+use super::kernels::panels::pack;
+use super::kernels::{Element, Packing};
 use crate::backend::ComputeType;
 use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
@@ -59,24 +60,71 @@ fn checked<'a>(spec: &DecoderSpec, role: Role, weight: &'a Weight) -> Result<&'a
     Ok(weight)
 }
 
-/// How a matrix is held: as asked for; else as stored, where that is one plain type; else bf16 for
-/// quantised types and f32 (which holds them all) for a mixture of plain ones.
-pub fn element_of(weight: &Weight, dtype: Option<ComputeType>) -> Element {
-    match dtype {
-        Some(ComputeType::F32) => Element::F32,
-        Some(ComputeType::F16) => Element::F16,
-        Some(ComputeType::Bf16) => Element::Bf16,
-        None => {
-            let plain = weight.pieces.iter().all(|p| p.dtype.is_plain());
-            let mixed = if plain { Element::F32 } else { Element::Bf16 };
-            weight.dtype().and_then(Element::of).unwrap_or(mixed)
+/// How a matrix is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As plain elements.
+    Plain(Element),
+    /// As quantised panels.
+    Packed(Packing),
+}
+
+impl Form {
+    /// As asked for; else as stored, where that is one plain type; else bf16 for quantised types and f32
+    /// (which holds them all) for a mixture of plain ones. Blocks of GGUF that have the bits asked for are taken
+    /// over as they are.
+    ///
+    /// Of a model in 4 bits the embedding and the head have 8: they are few of its bytes and much of its
+    /// quality.
+    pub fn of(role: Role, weight: &Weight, dtype: Option<ComputeType>) -> Form {
+        let taken_over = weight.dtype().and_then(pack::takes_over);
+        let coarse = |packing: Packing, fine: Packing| {
+            Form::Packed(taken_over.filter(|&packing| packing == fine).unwrap_or(packing))
+        };
+        let is_table = matches!(role, Role::Embedding | Role::Head);
+        match dtype {
+            Some(ComputeType::F32) => Form::Plain(Element::F32),
+            Some(ComputeType::F16) => Form::Plain(Element::F16),
+            Some(ComputeType::Bf16) => Form::Plain(Element::Bf16),
+            Some(ComputeType::Q4) if !is_table => coarse(Packing::Q4, Packing::Q4Fine),
+            Some(ComputeType::Q4 | ComputeType::Q8) => coarse(Packing::Q8, Packing::Q8Fine),
+            None => {
+                let plain = weight.pieces.iter().all(|piece| piece.dtype.is_plain());
+                let mixed = if plain { Element::F32 } else { Element::Bf16 };
+                Form::Plain(weight.dtype().and_then(Element::of).unwrap_or(mixed))
+            }
+        }
+    }
+
+    /// Bytes of a matrix in this form.
+    pub fn bytes(self, rows: usize, cols: usize) -> u64 {
+        match self {
+            Form::Plain(element) => rows as u64 * cols as u64 * element.bytes() as u64,
+            Form::Packed(packing) => packing.bytes(rows, cols) as u64,
+        }
+    }
+
+    /// Its place in [`FORM_NAMES`].
+    pub fn index(self) -> usize {
+        match self {
+            Form::Plain(Element::F32) => 0,
+            Form::Plain(Element::F16) => 1,
+            Form::Plain(Element::Bf16) => 2,
+            Form::Packed(Packing::Q8 | Packing::Q8Fine) => 3,
+            Form::Packed(Packing::Q4 | Packing::Q4Fine) => 4,
         }
     }
 }
 
+/// The names of the forms for a person: the element type, or the bits of the packing.
+pub const FORM_NAMES: [&str; 5] = ["f32", "f16", "bf16", "q8", "q4"];
+
 /// Whether a matrix is used where it lies.
-pub fn in_place(weight: &Weight, dtype: Option<ComputeType>) -> bool {
-    weight.dtype() == Some(element_of(weight, dtype).dtype())
+pub fn in_place(role: Role, weight: &Weight, dtype: Option<ComputeType>) -> bool {
+    match Form::of(role, weight, dtype) {
+        Form::Plain(element) => weight.dtype() == Some(element.dtype()),
+        Form::Packed(_) => false,
+    }
 }
 
 /// Bytes of all weights as they will be held.
@@ -90,10 +138,12 @@ pub struct Survey {
     pub converted: u64,
     /// Read for each decoded token.
     pub per_token: u64,
-    /// How most of the matrices' elements are held.
+    /// How most of the plain matrices' elements are held; `None` where all are quantised.
     pub element: Option<Element>,
-    /// Whether any matrix is held as f32, f16, bf16.
-    pub used: [bool; 3],
+    /// Whether some of the matrices are quantised.
+    pub packed: bool,
+    /// Whether any matrix is held in the form of each of [`FORM_NAMES`].
+    pub used: [bool; FORM_NAMES.len()],
 }
 
 impl Survey {
@@ -101,28 +151,33 @@ impl Survey {
     pub fn of(spec: &DecoderSpec, weights: &WeightSet, dtype: Option<ComputeType>) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut elements = [(Element::F32, 0u64), (Element::F16, 0), (Element::Bf16, 0)];
-        let mut matrix = |survey: &mut Survey, weight: &Weight, read: bool| {
-            let element = element_of(weight, dtype);
-            let count = weight.rows as u64 * weight.cols as u64;
-            let bytes = count * element.bytes() as u64;
-            match (in_place(weight, dtype), weight.pieces.iter().all(|p| p.bytes.is_mapped())) {
+        let mut matrix = |survey: &mut Survey, role: Role, weight: &Weight, read: bool| {
+            let form = Form::of(role, weight, dtype);
+            let bytes = form.bytes(weight.rows, weight.cols);
+            match (in_place(role, weight, dtype), weight.pieces.iter().all(|p| p.bytes.is_mapped())) {
                 (true, true) => survey.mapped += bytes,
                 (true, false) => survey.held += bytes,
                 (false, _) => survey.converted += bytes,
             }
             survey.per_token += if read { bytes } else { bytes / weight.rows.max(1) as u64 };
-            if let Some((_, n)) = elements.iter_mut().find(|(e, _)| *e == element) {
-                *n += count;
+            survey.used[form.index()] = true;
+            match form {
+                Form::Packed(_) => survey.packed = true,
+                Form::Plain(element) => {
+                    if let Some((_, n)) = elements.iter_mut().find(|(e, _)| *e == element) {
+                        *n += weight.rows as u64 * weight.cols as u64;
+                    }
+                }
             }
         };
         let vector = |survey: &mut Survey, weight: &Weight| {
             survey.converted += weight.cols as u64 * u64::from(u32::BITS / 8);
             survey.per_token += weight.cols as u64 * u64::from(u32::BITS / 8);
         };
-        matrix(&mut survey, need(spec, weights, 0, Role::Embedding)?, spec.tied);
+        matrix(&mut survey, Role::Embedding, need(spec, weights, 0, Role::Embedding)?, spec.tied);
         for layer in 0..spec.layers {
             for role in LAYER_MATRICES {
-                matrix(&mut survey, need(spec, weights, layer, role)?, true);
+                matrix(&mut survey, role, need(spec, weights, layer, role)?, true);
             }
             for role in LAYER_NORMS {
                 vector(&mut survey, need(spec, weights, layer, role)?);
@@ -135,10 +190,9 @@ impl Survey {
         }
         vector(&mut survey, need(spec, weights, 0, Role::FinalNorm)?);
         if !spec.tied {
-            matrix(&mut survey, need(spec, weights, 0, Role::Head)?, true);
+            matrix(&mut survey, Role::Head, need(spec, weights, 0, Role::Head)?, true);
         }
-        survey.element = elements.iter().max_by_key(|(_, n)| *n).map(|(e, _)| *e);
-        survey.used = elements.map(|(_, n)| n > 0);
+        survey.element = elements.iter().filter(|(_, n)| *n > 0).max_by_key(|(_, n)| *n).map(|(e, _)| *e);
         Ok(survey)
     }
 

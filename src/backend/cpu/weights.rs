@@ -1,9 +1,10 @@
 //! The weights of an open executor: matrices where they lie, or converted in parallel at load.
 
 use super::arena::Arena;
-use super::kernels::{Element, Kernels, Matrix};
+use super::kernels::panels::{PANEL_ROWS, pack};
+use super::kernels::{Dense, Element, Kernels, Matrix, Packed, Packing};
 use super::pool::Pool;
-use super::survey::{self, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
+use super::survey::{self, FORM_NAMES, Form, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
 use crate::backend::{ComputeType, Progress};
 use crate::base::buffer::Buffer;
 use crate::base::error::Result;
@@ -137,9 +138,15 @@ impl<'a, 'p> Loader<'a, 'p> {
 
     fn matrix(&mut self, layer: usize, role: Role) -> Result<Matrix> {
         let weight = survey::need(self.spec, self.source, layer, role)?;
-        let held = if survey::in_place(weight, self.dtype) { weight.clone() } else { self.convert(weight)? };
+        let matrix = match Form::of(role, weight, self.dtype) {
+            Form::Packed(packing) => Matrix::Packed(self.pack(weight, packing)?),
+            Form::Plain(_) if survey::in_place(role, weight, self.dtype) => {
+                Matrix::Dense(Dense::new(weight.clone())?)
+            }
+            Form::Plain(element) => Matrix::Dense(Dense::new(self.convert(weight, element)?)?),
+        };
         self.advance(weight)?;
-        Matrix::new(held)
+        Ok(matrix)
     }
 
     fn vector(&mut self, layer: usize, role: Role) -> Result<Buffer<f32>> {
@@ -166,8 +173,7 @@ impl<'a, 'p> Loader<'a, 'p> {
     }
 
     /// A private copy of `weight` in the element type it is held in, rows in the order of the matrix.
-    fn convert(&mut self, weight: &Weight) -> Result<Weight> {
-        let element = survey::element_of(weight, self.dtype);
+    fn convert(&mut self, weight: &Weight, element: Element) -> Result<Weight> {
         let (rows, cols, row_bytes) = (weight.rows, weight.cols, weight.cols * element.bytes());
         let out = Arena::<u8>::new(rows * row_bytes, &weight.name)?;
         let threads = self.pool.threads();
@@ -200,6 +206,67 @@ impl<'a, 'p> Loader<'a, 'p> {
         let region = Region::new(Arc::new(Private(out.into_buffer())), false);
         Weight::whole(&weight.name, rows, cols, element.dtype(), region, RowMap::Identity)
     }
+}
+
+impl Loader<'_, '_> {
+    /// The quantised panels of `weight`, rows in the order of the matrix.
+    fn pack(&mut self, weight: &Weight, packing: Packing) -> Result<Packed> {
+        let (rows, cols, size) = (weight.rows, weight.cols, packing.panel_bytes(weight.cols));
+        let out = Arena::<u8>::new(packing.bytes(rows, cols), &weight.name)?;
+        // Blocks are taken over where a row is one run of them; else they are rounded once more.
+        let whole_rows = weight.pieces.iter().all(|piece| piece.cols == (0..cols));
+        let taken_over = whole_rows && weight.dtype().and_then(pack::takes_over) == Some(packing);
+        let panel_len = if taken_over { 0 } else { PANEL_ROWS * cols };
+        let scratch = Arena::<f32>::new(self.pool.threads() * panel_len, "quantisation scratch")?;
+        let refused = AtomicUsize::new(usize::MAX);
+        let kernels = self.kernels;
+        self.pool.run(&|worker| {
+            let part = worker.index() * panel_len..(worker.index() + 1) * panel_len;
+            // SAFETY: each worker has its own part of the scratch.
+            let values = unsafe { scratch.part_mut(part) };
+            for panel in worker.chunks(rows.div_ceil(PANEL_ROWS)) {
+                // SAFETY: every panel belongs to one worker.
+                let bytes = unsafe { out.part_mut(panel * size..(panel + 1) * size) };
+                let first = panel * PANEL_ROWS;
+                let count = PANEL_ROWS.min(rows - first);
+                if taken_over {
+                    pack::clear(packing, cols, bytes);
+                    for lane in 0..count {
+                        for piece in weight.row_pieces(first + lane) {
+                            pack::take_over(packing, piece.row(first + lane), cols, lane, bytes);
+                        }
+                    }
+                    continue;
+                }
+                for (lane, row) in values.chunks_exact_mut(cols).take(count).enumerate() {
+                    weight.row_f32(first + lane, row);
+                }
+                if let Err((lane, col)) = kernels.pack(packing, &values[..count * cols], cols, bytes) {
+                    refused.fetch_min((first + lane) * cols + col, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(at) = Some(refused.into_inner()).filter(|&at| at < rows * cols) {
+            return Err(unpackable(weight, at / cols, at % cols));
+        }
+        self.taken += out.bytes();
+        let region = Region::new(Arc::new(Private(out.into_buffer())), false);
+        Packed::new(&weight.name, packing, rows, cols, region)
+    }
+}
+
+/// The refusal of a weight that cannot be quantised.
+fn unpackable(weight: &Weight, row: usize, col: usize) -> crate::Error {
+    let mut values = vec![0f32; weight.cols];
+    weight.row_f32(row, &mut values);
+    crate::error!(
+        Format,
+        "{}: row {row}, column {col}: expected a finite value small enough to be quantised, found {:e}; load it \
+         as f32 or bf16",
+        weight.name,
+        values[col]
+    )
 }
 
 /// Whether `x` has an f16 neighbour; NaN passes through as NaN.
@@ -238,9 +305,16 @@ impl Weights {
         layers.chain([&self.embedding, &self.head])
     }
 
-    /// Whether any matrix is held as f32, f16, bf16.
-    pub fn used(&self) -> [bool; 3] {
-        [Element::F32, Element::F16, Element::Bf16]
-            .map(|element| self.matrices().any(|matrix| matrix.element() == element))
+    /// Whether any matrix is held in the form of each of [`FORM_NAMES`].
+    pub fn used(&self) -> [bool; FORM_NAMES.len()] {
+        let mut used = [false; FORM_NAMES.len()];
+        for matrix in self.matrices() {
+            let form = match matrix {
+                Matrix::Dense(dense) => Form::Plain(dense.element()),
+                Matrix::Packed(packed) => Form::Packed(packed.packing()),
+            };
+            used[form.index()] = true;
+        }
+        used
     }
 }

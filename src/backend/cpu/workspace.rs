@@ -2,6 +2,7 @@
 
 use super::arena::Arena;
 use super::kernels::Scratch;
+use super::kernels::panels::activations::token_bytes;
 use super::pool::Worker;
 use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
@@ -19,6 +20,8 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Workers.
     pub threads: usize,
+    /// Whether some of the matrices are quantised, so that activations are too.
+    pub packed: bool,
 }
 
 /// Activations `[rows, …]`, all f32.
@@ -30,6 +33,11 @@ pub struct Workspace {
     pub h: Arena<f32>,
     /// `[threads, OWN_ROWS, hidden]`: normed rows where each worker makes its own.
     pub own_h: Arena<f32>,
+    /// `[rows]` tokens of quantised activations, the input of the next products; see
+    /// `kernels::panels::activations`.
+    pub packed: Arena<u8>,
+    /// `[threads, OWN_ROWS]` tokens of the same, where each worker makes its own.
+    pub own_packed: Arena<u8>,
     /// `[rows, q_width]`.
     pub q: Arena<f32>,
     /// `[rows, kv_width]`.
@@ -60,7 +68,10 @@ impl Workspace {
     pub fn new(spec: &DecoderSpec, sizes: Sizes) -> Result<Self> {
         let [x, h, own_h, q, k, v, attended, gate, up, cos, sin, logits] = lengths(spec, sizes);
         let arena = |len| Arena::new(len, "activations");
+        let [packed, own_packed] = packed_bytes(spec, sizes);
         Ok(Workspace {
+            packed: Arena::new(packed, "quantised activations")?,
+            own_packed: Arena::new(own_packed, "quantised activations")?,
             x: arena(x)?,
             h: arena(h)?,
             own_h: arena(own_h)?,
@@ -74,7 +85,7 @@ impl Workspace {
             sin: arena(sin)?,
             logits: Arena::new(logits, "logits")?,
             scratch: (0..sizes.threads)
-                .map(|_| Scratch::new(cols_max(spec), spec.head_dim).map(UnsafeCell::new))
+                .map(|_| Scratch::new(cols_max(spec), spec.head_dim, sizes.packed).map(UnsafeCell::new))
                 .collect::<Result<_>>()?,
         })
     }
@@ -82,7 +93,9 @@ impl Workspace {
     /// Bytes that [`Workspace::new`] takes.
     pub fn bytes(spec: &DecoderSpec, sizes: Sizes) -> u64 {
         let activations = lengths(spec, sizes).iter().map(|&n| n as u64 * 4).sum::<u64>();
-        activations + sizes.threads as u64 * Scratch::bytes(cols_max(spec), spec.head_dim) as u64
+        let packed = packed_bytes(spec, sizes).iter().map(|&n| n as u64).sum::<u64>();
+        let scratch = Scratch::bytes(cols_max(spec), spec.head_dim, sizes.packed) as u64;
+        activations + packed + sizes.threads as u64 * scratch
     }
 
     /// The kernels' scratch of this worker.
@@ -96,7 +109,13 @@ impl Workspace {
     }
 }
 
-/// Elements of each arena, in the order of the fields.
+/// Bytes of the arenas of quantised activations.
+fn packed_bytes(spec: &DecoderSpec, sizes: Sizes) -> [usize; 2] {
+    let token = if sizes.packed { token_bytes(cols_max(spec)) } else { 0 };
+    [sizes.rows * token, sizes.threads * OWN_ROWS * token]
+}
+
+/// Elements of each f32 arena, in the order of the fields.
 fn lengths(spec: &DecoderSpec, sizes: Sizes) -> [usize; 12] {
     let rows = sizes.rows;
     let (hidden, q, kv, half) = (spec.hidden, spec.q_width(), spec.kv_width(), spec.head_dim / 2);
@@ -117,6 +136,6 @@ fn lengths(spec: &DecoderSpec, sizes: Sizes) -> [usize; 12] {
 }
 
 /// The longest row of any matrix.
-fn cols_max(spec: &DecoderSpec) -> usize {
+pub fn cols_max(spec: &DecoderSpec) -> usize {
     spec.hidden.max(spec.q_width()).max(spec.ffn)
 }

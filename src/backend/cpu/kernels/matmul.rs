@@ -29,7 +29,7 @@
 use crate::backend::cpu::isa::Level;
 use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32};
 use crate::backend::cpu::kernels::simd::{self, Isa, Operation};
-use crate::backend::cpu::kernels::{Element, Matrix, Scratch};
+use crate::backend::cpu::kernels::{Dense, Element, Scratch};
 use arithmetic::{Arithmetic, F32};
 use std::ops::Range;
 
@@ -69,7 +69,7 @@ pub fn chunk_rows(rows: usize, tokens: usize, workers: usize) -> usize {
 
 /// The operands of one call.
 pub(super) struct Product<'a> {
-    pub matrix: &'a Matrix,
+    pub matrix: &'a Dense,
     pub rows: Range<usize>,
     pub x: &'a [f32],
     pub out: *mut f32,

@@ -1,26 +1,93 @@
-//! A weight as the matrix product reads it.
+//! A weight as the matrix product reads it: plain elements, or quantised panels.
 //!
-//! The bytes stay where they lie, usually in a mapped file, at any alignment. A row may be cut into
+//! The bytes of plain elements stay where they lie, usually in a mapped file, at any alignment. A row may be cut into
 //! several pieces along k, and the order of the stored rows may differ from the order of the matrix
 //! rows; both are settled here, so that the kernels see pointers to runs of elements.
 
-use crate::backend::cpu::kernels::Element;
+use crate::backend::cpu::kernels::{Element, Packed, matmul, panels};
 use crate::base::error::Result;
-use crate::model::weights::Weight;
+use crate::base::region::Region;
+use crate::model::weights::{Piece, Weight};
 use std::ops::Range;
+
+/// A weight in one of the forms that the product takes.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// Plain elements.
+    Dense(Dense),
+    /// Quantised panels.
+    Packed(Packed),
+}
+
+impl Matrix {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            Matrix::Dense(dense) => dense.rows(),
+            Matrix::Packed(packed) => packed.rows(),
+        }
+    }
+
+    /// Input features: k.
+    pub fn cols(&self) -> usize {
+        match self {
+            Matrix::Dense(dense) => dense.cols(),
+            Matrix::Packed(packed) => packed.cols(),
+        }
+    }
+
+    /// Whether the product takes quantised activations.
+    pub fn is_packed(&self) -> bool {
+        matches!(self, Matrix::Packed(_))
+    }
+
+    /// Row `row`, which must exist, as f32 in `out`, `[cols]`.
+    pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Matrix::Dense(dense) => dense.weight.row_f32(row, out),
+            Matrix::Packed(packed) => packed.row_f32(row, out),
+        }
+    }
+
+    /// How many of `rows` rows a worker should take at a time, so that `workers` get a fair share each and
+    /// the activations are not read too often.
+    pub fn chunk_rows(&self, rows: usize, tokens: usize, workers: usize) -> usize {
+        match self {
+            Matrix::Dense(_) => matmul::chunk_rows(rows, tokens, workers),
+            Matrix::Packed(_) => panels::product::chunk_rows(rows, workers),
+        }
+    }
+
+    /// The bytes that hold it.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        let (pieces, packed): (&[Piece], _) = match self {
+            Matrix::Dense(dense) => (&dense.weight.pieces, None),
+            Matrix::Packed(packed) => (&[], Some(packed.bytes())),
+        };
+        pieces.iter().map(|piece| &piece.bytes).chain(packed)
+    }
+
+    /// Bytes that a product with all rows reads.
+    pub fn stored_bytes(&self) -> u64 {
+        match self {
+            Matrix::Dense(dense) => dense.weight.stored_bytes(),
+            Matrix::Packed(packed) => packed.bytes().len() as u64,
+        }
+    }
+}
 
 /// A weight whose pieces all have one plain element type, used in place.
 #[derive(Clone, Debug)]
-pub struct Matrix {
+pub struct Dense {
     weight: Weight,
     element: Element,
 }
 
-impl Matrix {
+impl Dense {
     /// The weight as a matrix, or `Unsupported` where its pieces are not all of one plain type.
     pub fn new(weight: Weight) -> Result<Self> {
         match weight.dtype().and_then(Element::of) {
-            Some(element) => Ok(Matrix { weight, element }),
+            Some(element) => Ok(Dense { weight, element }),
             None => Err(crate::error!(
                 Unsupported,
                 "{}: expected one of f32, f16, bf16 throughout, found {}",

@@ -10,7 +10,8 @@
 //! |---|---|
 //! | [`simd`] | the vector operations, one file for each instruction set |
 //! | [`matrix`] | a weight as the matrix product reads it: rows and blocks along k, in place |
-//! | [`matmul`] | `out[t][r] = W[r]·x[t]` |
+//! | [`matmul`] | `out[t][r] = W[r]·x[t]` for plain elements |
+//! | [`panels`] | the same for quantised weights and activations |
 //! | [`kv`] | the layout of a block of keys and values |
 //! | [`attention`] | softmax(q·K)·V over blocks |
 //! | [`rms_norm`], [`silu_mul`], [`rope`], [`convert`], [`exp`] | the rest |
@@ -31,6 +32,7 @@ pub mod exp;
 pub mod kv;
 pub mod matmul;
 pub mod matrix;
+pub mod panels;
 pub mod rms_norm;
 pub mod rope;
 pub mod silu_mul;
@@ -40,7 +42,8 @@ mod testing;
 
 pub use attention::Attention;
 pub use kv::KvLayout;
-pub use matrix::Matrix;
+pub use matrix::{Dense, Matrix};
+pub use panels::{Packed, Packing};
 
 /// How an element of a weight or of the KV cache is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +85,15 @@ impl Element {
     }
 }
 
+/// Activations of a step as the matrix products read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// `[tokens, cols]`.
+    pub rows: &'a [f32],
+    /// The same rows quantised, in tiles; empty where no quantised matrix reads them.
+    pub quantised: &'a [u8],
+}
+
 /// Working memory of one worker, taken once; no kernel allocates.
 #[derive(Debug)]
 pub struct Scratch {
@@ -91,13 +103,17 @@ pub struct Scratch {
     w: Buffer<f32>,
     /// Accumulators of attention: `[queries of a tile, head_dim]`.
     attention: Buffer<f32>,
+    /// A panel of codes as bytes.
+    panel: Buffer<u8>,
 }
 
 impl Scratch {
-    /// Memory for matrices of up to `cols` columns and heads of up to `head_dim`.
-    pub fn new(cols: usize, head_dim: usize) -> Result<Self> {
+    /// Memory for matrices of up to `cols` columns and heads of up to `head_dim`; `packed` says whether
+    /// some of the matrices are quantised.
+    pub fn new(cols: usize, head_dim: usize, packed: bool) -> Result<Self> {
         let [x, w, attention] = Self::lengths(cols, head_dim);
         Ok(Scratch {
+            panel: Buffer::zeroed(Self::panel_bytes(cols, packed), "matrix product scratch")?,
             x: Buffer::zeroed(x, "matrix product scratch")?,
             w: Buffer::zeroed(w, "matrix product scratch")?,
             attention: Buffer::zeroed(attention, "attention scratch")?,
@@ -105,8 +121,13 @@ impl Scratch {
     }
 
     /// Bytes that [`Scratch::new`] takes.
-    pub fn bytes(cols: usize, head_dim: usize) -> usize {
+    pub fn bytes(cols: usize, head_dim: usize, packed: bool) -> usize {
         Self::lengths(cols, head_dim).iter().sum::<usize>() * size_of::<f32>()
+            + Self::panel_bytes(cols, packed)
+    }
+
+    fn panel_bytes(cols: usize, packed: bool) -> usize {
+        if packed { panels::product::scratch_bytes(cols) } else { 0 }
     }
 
     fn lengths(cols: usize, head_dim: usize) -> [usize; 3] {
@@ -123,7 +144,7 @@ pub struct Kernels {
 impl Kernels {
     /// The kernels of `level`, or of this CPU's highest level where that is lower.
     pub fn new(level: Level) -> Self {
-        Kernels { level: level.min(Level::detect()) }
+        Kernels { level: level.lowered() }
     }
 
     /// The level in use.
@@ -165,9 +186,31 @@ impl Kernels {
         simd::dispatch(self.level, convert::Decode { element, bytes, out });
     }
 
-    /// `out[t × out_stride + r] = W[r]·x[t]` for the rows `rows` of `matrix` and every token t of `x`,
-    /// `[tokens, cols]`. Columns of `out` outside `rows` are not touched. Rows or elements that do
-    /// not exist are left out.
+    /// Quantises the row `x` as token `place` of the tile of `width` tokens at `tile`; see
+    /// [`panels::activations`].
+    ///
+    /// # Safety
+    /// `tile` must be 4-aligned and valid for a tile of `width` tokens of `x.len()` elements; nothing else
+    /// may access this token's part of it during the call, and `place` must be below `width`.
+    pub unsafe fn quantise(self, x: &[f32], tile: *mut u8, width: usize, place: usize) {
+        simd::dispatch(self.level, panels::activations::Quantise { x, tile, width, place });
+    }
+
+    /// Quantises the rows of one panel: row i is `rows[i × cols..]`; rows that are missing become zeros.
+    /// `panel` holds `packing.panel_bytes(cols)`. `Err` with row and column of a weight that cannot be
+    /// quantised: NaN, infinite, or so large that its scale is beyond f16.
+    pub fn pack(
+        self,
+        packing: Packing,
+        rows: &[f32],
+        cols: usize,
+        panel: &mut [u8],
+    ) -> std::result::Result<(), (usize, usize)> {
+        simd::dispatch(self.level, panels::pack::Quantise { packing, rows, cols, panel })
+    }
+
+    /// `out[t × out_stride + r] = W[r]·x[t]` for the rows `rows` of `matrix` and every token t of `x`.
+    /// Columns of `out` outside `rows` are not touched. Rows or elements that do not exist are left out.
     ///
     /// # Safety
     /// `out` must be valid for writes at every named element, and nothing else may read or write
@@ -176,14 +219,23 @@ impl Kernels {
         self,
         matrix: &Matrix,
         rows: Range<usize>,
-        x: &[f32],
+        x: Input<'_>,
         out: *mut f32,
         out_stride: usize,
         scratch: &mut Scratch,
     ) {
-        let product = matmul::Product { matrix, rows, x, out, out_stride };
         // SAFETY: the caller's promise.
-        unsafe { matmul::run(self.level, product, scratch) }
+        unsafe {
+            match matrix {
+                Matrix::Dense(matrix) => {
+                    let product = matmul::Product { matrix, rows, x: x.rows, out, out_stride };
+                    matmul::run(self.level, product, scratch)
+                }
+                Matrix::Packed(matrix) => {
+                    panels::product::run(self.level, matrix, rows, x, out, out_stride, scratch)
+                }
+            }
+        }
     }
 
     /// Writes the keys and values of one token, `[heads.len(), head_dim]` each, for the KV heads `heads`

@@ -15,6 +15,7 @@ use crate::backend::cpu::isa::Level;
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod int8;
 pub(super) mod plain;
 
 /// An instruction set: operations on vectors of `LANES` f32.
@@ -88,6 +89,11 @@ pub(super) unsafe trait Isa: Copy {
     /// # Safety
     /// `at` must be valid for writing them.
     unsafe fn store_f16(self, a: Self::V, at: *mut u8);
+    /// `LANES` integers from −127 to 127 to any address, as signed bytes.
+    ///
+    /// # Safety
+    /// `at` must be valid for writing them.
+    unsafe fn store_i8(self, a: Self::V, at: *mut i8);
     /// Asks for the cache line at `at` (any address, even an invalid one).
     fn prefetch(self, at: *const u8);
 
@@ -149,10 +155,10 @@ pub(super) fn dispatch<O: Operation>(level: Level, operation: O) -> O::Output {
         Level::Scalar => operation.run(plain::Plain),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` never holds a level that the CPU lacks.
-        Level::Avx2 => unsafe { avx2::run(operation) },
+        Level::Avx2 | Level::AvxVnni => unsafe { avx2::run(operation) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512::run(operation) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run(operation) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => operation.run(plain::Plain),
     }

@@ -1,6 +1,6 @@
 //! The product for few tokens: weights are read once from memory, in place.
 
-use super::super::Matrix;
+use super::super::Dense;
 use super::super::simd::{Isa, Tokens};
 use super::arithmetic::Arithmetic;
 use super::{BLOCK, FEW, Product, STEP_MAX, lay_out};
@@ -108,7 +108,7 @@ impl<A: Arithmetic, const G: usize> Tokens for Tile<'_, A, G> {
 /// Pointers to the stored elements `k` of the rows from `row` on; beyond `count` the last is repeated.
 #[inline(always)]
 fn weights<const G: usize>(
-    matrix: &Matrix,
+    matrix: &Dense,
     row: usize,
     count: usize,
     k: Range<usize>,

@@ -3,22 +3,25 @@
 
 use super::super::simd::plain::Fused8;
 use super::super::testing::{Engine, bits, random};
-use super::super::{Element, Kernels, Matrix, Scratch, convert};
+use super::super::{Dense, Element, Input, Kernels, Matrix, Scratch, convert};
 use super::*;
 use crate::base::dtype::DType;
 use crate::model::weights::{RowMap, Weight};
 
-fn multiply(engine: Engine, matrix: &Matrix, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
+fn multiply(engine: Engine, matrix: &Dense, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
     let tokens = x.len() / matrix.cols();
     let mut out = vec![f32::NAN; tokens * matrix.rows()];
-    let mut scratch = Scratch::new(matrix.cols(), 0).unwrap();
+    let mut scratch = Scratch::new(matrix.cols(), 0, false).unwrap();
     // NaN in the scratch must not reach a result.
     scratch.x.fill(f32::NAN);
     scratch.w.fill(f32::NAN);
     let (pointer, stride) = (out.as_mut_ptr(), matrix.rows());
     if let Engine::Level(level) = engine {
         // SAFETY: `out` holds all rows and tokens.
-        unsafe { Kernels::new(level).matmul(matrix, rows, x, pointer, stride, &mut scratch) };
+        unsafe {
+            let (matrix, x) = (Matrix::Dense(matrix.clone()), Input { rows: x, quantised: &[] });
+            Kernels::new(level).matmul(&matrix, rows, x, pointer, stride, &mut scratch);
+        }
     } else {
         let rows = rows.start..rows.end.min(matrix.rows());
         let product = Product { matrix, rows, x, out: pointer, out_stride: stride };
@@ -28,7 +31,7 @@ fn multiply(engine: Engine, matrix: &Matrix, rows: Range<usize>, x: &[f32]) -> V
 }
 
 /// A matrix whose bytes begin at an odd address, and its elements.
-fn matrix(element: Element, rows: usize, cols: usize) -> (Matrix, Vec<f32>) {
+fn matrix(element: Element, rows: usize, cols: usize) -> (Dense, Vec<f32>) {
     let values = random(rows * cols, (rows * 31 + cols) as u32);
     let mut bytes = vec![0; values.len() * element.bytes() + 1];
     let kernels = Kernels::new(Level::Scalar);
@@ -38,7 +41,7 @@ fn matrix(element: Element, rows: usize, cols: usize) -> (Matrix, Vec<f32>) {
     let len = bytes.len();
     let region = crate::base::region::Region::from(bytes).slice(1..len).unwrap();
     let weight = Weight::whole("w", rows, cols, element.dtype(), region, RowMap::Identity).unwrap();
-    (Matrix::new(weight).unwrap(), stored)
+    (Dense::new(weight).unwrap(), stored)
 }
 
 /// The largest error relative to Σ |w·x|, in units of 2^-24.
@@ -127,12 +130,12 @@ fn permuted_rows_and_pieces_along_k_give_the_bits_of_the_whole() {
     let w = whole.weight().clone();
     // Cut in three along k, with borders inside blocks and vectors.
     let parts = [0..400, 400..1031, 1031..cols].map(|k| w.narrow_cols(k).unwrap());
-    let cut = Matrix::new(Weight::join_cols("w", parts.to_vec()).unwrap()).unwrap();
+    let cut = Dense::new(Weight::join_cols("w", parts.to_vec()).unwrap()).unwrap();
     // Two pieces along the rows, the order of the stored rows interleaved.
     let mut permuted = w.clone();
     permuted.pieces[0].row_map = RowMap::Interleaved { head_dim: 6 };
     let bands = [0..5, 5..rows].map(|r| permuted.narrow_rows(r).unwrap());
-    let banded = Matrix::new(Weight::join_rows("w", bands.to_vec()).unwrap()).unwrap();
+    let banded = Dense::new(Weight::join_rows("w", bands.to_vec()).unwrap()).unwrap();
     for engine in Engine::all() {
         for tokens in [1, 3, 5] {
             let x = &x[..tokens * cols];
@@ -167,7 +170,7 @@ fn many_tokens_and_rows_beyond_the_end() {
 #[test]
 fn a_blocked_type_is_no_matrix() {
     let weight = Weight::whole("t", 1, 32, DType::Q8_0, vec![0; 34].into(), RowMap::Identity).unwrap();
-    let error = Matrix::new(weight).unwrap_err();
+    let error = Dense::new(weight).unwrap_err();
     assert!(error.message.contains("t: expected one of f32, f16, bf16") && error.message.contains("q8_0"));
 }
 

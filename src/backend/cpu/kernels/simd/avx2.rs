@@ -7,6 +7,17 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(in super::super) struct Avx2(());
 
+impl Avx2 {
+    /// The proof, for a function that is compiled for these instructions and more.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(in super::super) unsafe fn assume() -> Self {
+        Avx2(())
+    }
+}
+
 /// Runs a kernel compiled for these instructions.
 ///
 /// # Safety
@@ -125,6 +136,15 @@ unsafe impl Isa for Avx2 {
         unsafe {
             let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
             _mm_storeu_si128(at.cast(), half);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, a: Self::V, at: *mut i8) {
+        // SAFETY: the token, and the caller's promise.
+        unsafe {
+            let wide = _mm256_cvtps_epi32(a);
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+            _mm_storel_epi64(at.cast(), _mm_packs_epi16(words, words));
         }
     }
     #[inline(always)]

@@ -140,6 +140,11 @@ unsafe impl Isa for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn store_i8(self, a: Self::V, at: *mut i8) {
+        // SAFETY: the token, and the caller's promise.
+        unsafe { _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))) }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a prefetch of any address has no effect that a program can see.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

@@ -1,0 +1,130 @@
+//! Dot products of bytes: the vector operations of the quantised matrix product, one file for each
+//! instruction set.
+//!
+//! A vector holds `LANES` sums of 32 bits. A step multiplies the four weights of each lane with four
+//! activations that all lanes share and adds the products to the lane, exactly: every instruction set
+//! gives the same integers.
+//!
+//! Weights are stored as unsigned bytes, 128 more than their value, because the fastest instruction
+//! multiplies unsigned by signed bytes. Where it is used (`OFFSET`), a sum begins at −128 × the sum of the
+//! activations, which takes the 128 out again at no cost; the other instruction sets take it out of the
+//! weights.
+
+use super::Isa;
+use crate::backend::cpu::isa::Level;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
+
+/// Sixteen weights by their 4-bit codes, as stored bytes.
+pub(in super::super) type Codebook = [u8; 16];
+
+/// An instruction set for dot products of bytes.
+///
+/// # Safety
+/// A value may exist only where the CPU has the instructions.
+pub(in super::super) unsafe trait Int8: Copy {
+    /// The same lanes as f32.
+    type F: Isa;
+    /// `LANES` sums.
+    type I: Copy;
+    /// `4 × LANES` weights as the multiplication takes them.
+    type W: Copy;
+    /// A codebook in a register.
+    type Table: Copy;
+    /// 8 or 16.
+    const LANES: usize;
+    /// Whether a sum must begin at −128 × the sum of its activations.
+    const OFFSET: bool;
+
+    /// The f32 operations.
+    fn floats(self) -> Self::F;
+    /// `x` in every lane.
+    fn splat(self, x: i32) -> Self::I;
+    /// `acc` + the products of each lane's four weights with the four signed bytes of `x`.
+    fn dot(self, acc: Self::I, w: Self::W, x: Self::I) -> Self::I;
+    /// The sums as f32, rounded to nearest even.
+    fn to_float(self, sums: Self::I) -> <Self::F as Isa>::V;
+    /// The codebook in a register.
+    fn table(self, codebook: &Codebook) -> Self::Table;
+    /// `LANES` signed bytes as f32.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading them.
+    unsafe fn load_i8(self, at: *const i8) -> <Self::F as Isa>::V;
+    /// `4 × LANES` stored weights.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading them.
+    unsafe fn weights(self, at: *const u8) -> Self::W;
+    /// The weights of `4 × LANES` codes, which are the low or the high halves of as many bytes.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading them.
+    unsafe fn coded<const HIGH: bool>(self, at: *const u8, table: Self::Table) -> Self::W;
+    /// The stored bytes of the same weights, to memory.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading, `to` for writing `4 × LANES` bytes.
+    unsafe fn expand<const HIGH: bool>(self, from: *const u8, table: Self::Table, to: *mut u8);
+
+    /// Calls `work` with the shape of a register tile: vectors of rows, and `tokens` (1 to
+    /// [`Int8::tokens`]).
+    fn with_tile<W: Tile>(self, tokens: usize, work: W);
+    /// Most tokens of a register tile.
+    fn tokens(self) -> usize;
+}
+
+/// A kernel with its operands.
+pub(in super::super) trait IntOperation {
+    /// The kernel. Implementations must be `#[inline(always)]`.
+    fn run<D: Int8>(self, d: D);
+}
+
+/// Work on a register tile whose shape is known when it is compiled: `R` vectors of rows × `T` tokens.
+/// `R × LANES` divides the rows of a panel.
+pub(in super::super) trait Tile {
+    /// The work. Implementations must be `#[inline(always)]`.
+    fn run<const R: usize, const T: usize>(self);
+}
+
+/// Implements `with_tile` and `tokens` for so many vectors of rows and the numbers of tokens listed, and one
+/// more, the most.
+macro_rules! tiles {
+    ($rows:literal x [$($tokens:literal)*] $most:literal) => {
+        #[inline(always)]
+        fn with_tile<W: $crate::backend::cpu::kernels::simd::int8::Tile>(self, tokens: usize, work: W) {
+            match tokens {
+                $($tokens => work.run::<$rows, $tokens>(),)*
+                _ => work.run::<$rows, $most>(),
+            }
+        }
+        #[inline(always)]
+        fn tokens(self) -> usize {
+            $most
+        }
+    };
+}
+use tiles;
+
+/// Runs a kernel with the instructions of `level`, which the CPU must have.
+#[inline]
+pub(in super::super) fn dispatch<O: IntOperation>(level: Level, operation: O) {
+    match level {
+        Level::Scalar => operation.run(plain::Plain),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Kernels` never holds a level that the CPU lacks.
+        Level::Avx2 | Level::Avx512 => unsafe { avx2::run(operation) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::AvxVnni => unsafe { avx2::run_vnni(operation) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run(operation) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => operation.run(plain::Plain),
+    }
+}
