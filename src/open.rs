@@ -23,7 +23,7 @@ pub struct LoadOptions {
     pub device: String,
     /// `None` as stored; "f32", "f16", "bf16", "q8", "q4".
     pub dtype: Option<String>,
-    /// `None` like the weights; "f32", "f16", "bf16".
+    /// `None` like the weights (f16 where those are quantised); "f32", "f16", "bf16".
     pub kv_dtype: Option<String>,
     /// A tokenizer.json, or a directory that holds the tokenizer's files; `None` beside the weights.
     pub tokenizer: Option<PathBuf>,

@@ -165,7 +165,8 @@ pub enum ComputeType {
     F16,
     /// bf16 weights; bf16 dot products where the CPU has them, else f32 arithmetic.
     Bf16,
-    /// 8-bit weights and activations with scales for groups of 128 or fewer; 8-bit dot products, f32 sums.
+    /// 8-bit weights with a scale for each 128 or 32, 8-bit activations with one for each 32; 8-bit dot
+    /// products, f32 sums.
     Q8,
     /// The same with 4-bit weights, but for the embedding and the head.
     Q4,

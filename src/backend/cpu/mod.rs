@@ -296,8 +296,9 @@ mod tests {
     fn what_is_planned_is_what_is_taken() {
         use crate::backend::ComputeType::*;
         let spec = spec();
-        for (dtype, mapped) in
-            [None, Some(F32), Some(F16), Some(Bf16)].into_iter().zip([true, false].repeat(2))
+        for (dtype, mapped) in [None, Some(F32), Some(F16), Some(Bf16), Some(Q8), Some(Q4)]
+            .into_iter()
+            .zip([true, false].repeat(3))
         {
             let set = weights(&spec, mapped);
             let plan = CpuBackend::new(Level::detect()).plan(&spec, &set, &options(dtype)).unwrap();
