@@ -6,7 +6,7 @@
 
 use aquila::backend::cpu::isa::Level;
 use aquila::backend::cpu::kernels::kv::BLOCK_TOKENS;
-use aquila::backend::cpu::kernels::panels::activations::{tile_tokens, token_bytes};
+use aquila::backend::cpu::kernels::panels::activations::token_bytes;
 use aquila::backend::cpu::kernels::{
     Attention, Dense, Element, Input, Kernels, KvLayout, Matrix, Packed, Packing, Scratch,
 };
@@ -157,7 +157,7 @@ impl Bench {
     fn quantised(&self, x: &[f32], cols: usize) -> Buffer<u8> {
         let size = token_bytes(cols);
         let mut tiles = Buffer::<u8>::zeroed(x.len() / cols * size, "tiles").unwrap();
-        let width = tile_tokens(x.len() / cols);
+        let width = self.kernels.tile_tokens(x.len() / cols);
         for (tile, x) in tiles.chunks_mut(width * size).zip(x.chunks(width * cols)) {
             for (place, row) in x.chunks_exact(cols).enumerate() {
                 // SAFETY: the tile holds as many tokens as `x` has rows.

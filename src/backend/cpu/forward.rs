@@ -9,7 +9,7 @@
 //! attention head is computed by one worker in an order that the kernels fix.
 
 use super::arena::Arena;
-use super::kernels::panels::activations::{tile_tokens, token_bytes};
+use super::kernels::panels::activations::token_bytes;
 use super::kernels::{Attention, Input, Kernels, Matrix};
 use super::kv::KvCache;
 use super::pool::{Poisoned, Worker};
@@ -191,9 +191,12 @@ impl Forward<'_> {
         let first = worker.index() * OWN_ROWS * token_bytes(cols_max(self.spec));
         // SAFETY: this part belongs to this worker; what an earlier call gave is no longer used.
         let own = unsafe { self.work.own_packed.part_mut(first..first + count * size) };
-        for (place, row) in rows.chunks_exact(cols).enumerate() {
-            // SAFETY: `own` is a tile of `count` tokens.
-            unsafe { self.kernels.quantise(row, own.as_mut_ptr(), count, place) };
+        let width = self.kernels.tile_tokens(count);
+        for (tile, rows) in own.chunks_mut(width * size).zip(rows.chunks(width * cols)) {
+            for (place, row) in rows.chunks_exact(cols).enumerate() {
+                // SAFETY: `tile` is a tile of as many tokens as `rows` has rows.
+                unsafe { self.kernels.quantise(row, tile.as_mut_ptr(), rows.len() / cols, place) };
+            }
         }
         Input { rows, quantised: own }
     }
@@ -408,9 +411,8 @@ impl Forward<'_> {
 
     /// This worker's tiles of `rows` token rows, as quantised activations are laid out.
     fn tile_chunks(&self, worker: &Worker<'_>, rows: usize) -> impl Iterator<Item = Range<usize>> {
-        worker
-            .chunks(rows.div_ceil(tile_tokens(rows)))
-            .map(move |tile| tile * tile_tokens(rows)..((tile + 1) * tile_tokens(rows)).min(rows))
+        let width = self.kernels.tile_tokens(rows);
+        worker.chunks(rows.div_ceil(width)).map(move |tile| tile * width..((tile + 1) * width).min(rows))
     }
 
     /// This worker's chunks of the `rows` rows of a matrix that is multiplied with `tokens` tokens.

@@ -1,6 +1,6 @@
 //! `out[t][r] = W[r]·x[t]`: some rows of a matrix with every token of a step.
 //!
-//! **One arithmetic.** An element of the result is a dot product along k, taken in blocks of [`BLOCK`]. In a
+//! **One arithmetic.** An element of the result is a dot product along k, taken in blocks of 32 steps. In a
 //! block the lanes of one vector accumulate every `STEP`th product in rising order; the lanes are summed
 //! by a fixed tree ([`simd::Isa::sum4`]); the block sums are added in rising order, in f32. Nothing in
 //! this depends on which other rows or tokens are computed beside it, so a token has the same result
@@ -14,10 +14,10 @@
 //!
 //! ```text
 //! for each 256 rows of the call
-//!   for each block of 512 along k
-//!     convert 256 × 512 weights to f32                      512 KiB, in L2 or L3, once for all tokens
+//!   for each block of 32 steps along k                       512 f32 or 1,024 bf16, where a zmm is a step
+//!     convert the weights of 256 rows                       512 KiB, in L2 or L3, once for all tokens
 //!     for each 48 tokens
-//!       copy 48 × 512 activations                            96 KiB, in L2, reused for 256 rows
+//!       copy their activations                              96 KiB, in L2, reused for 256 rows
 //!       for each panel of 8 rows                             16 KiB, in L1, reused for 48 tokens
 //!         for each tile of 3 tokens                           6 KiB, in L1, reused for 8 rows
 //!           4 × 3 accumulators in registers: 7 loads for 12 fused multiplications
@@ -42,21 +42,24 @@ mod many;
 mod tests;
 mod tile;
 
-/// Elements along k that are summed in lanes before the lanes are summed. It is part of the arithmetic:
-/// another value gives other roundings.
-pub const BLOCK: usize = 512;
+/// Steps of a block along k, see [`Arithmetic::BLOCK`].
+const BLOCK_STEPS: usize = 32;
+/// Bytes of a block of stored weights, or of operands in scratch: steps of at most 64 bytes.
+const BLOCK_BYTES: usize = BLOCK_STEPS * 64;
 /// Up to so many tokens the weights are used in place. Beyond, converting them once pays.
 const FEW: usize = 16;
 /// Elements of the widest step along k.
 const STEP_MAX: usize = 32;
+/// f32 that a row of operands takes in scratch: a block and a step.
+const SCRATCH_ROW: usize = (BLOCK_BYTES + 64) / 4;
 
 /// Elements of the weight scratch.
-pub(super) const W_SCRATCH_LEN: usize = many::ROWS * (BLOCK + STEP_MAX);
+pub(super) const W_SCRATCH_LEN: usize = many::ROWS * SCRATCH_ROW;
 
 /// Elements of the activation scratch for matrices of up to `cols` columns.
 pub(super) const fn x_scratch_len(cols: usize) -> usize {
     let few = FEW * cols.next_multiple_of(STEP_MAX);
-    let many = many::TOKENS * (BLOCK + STEP_MAX);
+    let many = many::TOKENS * SCRATCH_ROW;
     if few > many { few } else { many }
 }
 

@@ -8,6 +8,7 @@ use crate::backend::cpu::kernels::{Element, Packed, matmul, panels};
 use crate::base::error::Result;
 use crate::base::region::Region;
 use crate::model::weights::{Piece, Weight};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A weight in one of the forms that the product takes.
@@ -118,9 +119,14 @@ impl Dense {
     }
 
     /// The stored elements `k` of row `row`: in place where one piece holds them all, else gathered
-    /// into `gather`, which must hold them. Row and columns must exist.
+    /// into `room`, which must hold them. Row and columns must exist.
     #[inline]
-    pub(super) fn run<'a>(&'a self, row: usize, k: Range<usize>, gather: &'a mut [u8]) -> &'a [u8] {
+    pub(super) fn run<'a, const N: usize>(
+        &'a self,
+        row: usize,
+        k: Range<usize>,
+        room: &'a mut MaybeUninit<[u8; N]>,
+    ) -> &'a [u8] {
         let size = self.element.bytes();
         for piece in self.weight.row_pieces(row) {
             if piece.cols.start <= k.start && k.end <= piece.cols.end {
@@ -128,6 +134,8 @@ impl Dense {
                 return &piece.row(row)[start..start + k.len() * size];
             }
         }
+        // Seldom reached, and the room is large: so it is not cleared before.
+        let gather = room.write([0; N]);
         for piece in self.weight.row_pieces(row) {
             let (start, end) = (piece.cols.start.max(k.start), piece.cols.end.min(k.end));
             if start < end {

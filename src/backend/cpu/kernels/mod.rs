@@ -186,6 +186,11 @@ impl Kernels {
         simd::dispatch(self.level, convert::Decode { element, bytes, out });
     }
 
+    /// Tokens of each tile of quantised activations but the last, where a product has `tokens`.
+    pub fn tile_tokens(self, tokens: usize) -> usize {
+        panels::activations::tile_tokens(tokens, simd::int8::tile_tokens(self.level))
+    }
+
     /// Quantises the row `x` as token `place` of the tile of `width` tokens at `tile`; see
     /// [`panels::activations`].
     ///

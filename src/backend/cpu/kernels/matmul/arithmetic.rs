@@ -18,9 +18,12 @@ pub(super) trait Arithmetic: Copy {
     const STEP: usize;
     /// Tokens in a register tile.
     const TOKENS: usize = Self::Isa::TOKENS;
+    /// Elements along k that are summed in lanes before the lanes are summed. It is part of the arithmetic:
+    /// another value gives other roundings. Long enough that the sums across lanes cost little.
+    const BLOCK: usize = super::BLOCK_STEPS * Self::STEP;
     /// Elements from one row in scratch to the next: a block, and one step more so that the rows of a
     /// tile begin in different banks and sets of the first-level cache.
-    const STRIDE: usize = super::BLOCK + Self::STEP;
+    const STRIDE: usize = Self::BLOCK + Self::STEP;
     /// Bytes of a stored weight.
     const STORED_BYTES: usize;
     /// Whether activations can be read where they lie.

@@ -3,7 +3,8 @@
 use super::super::Dense;
 use super::super::simd::{Isa, Tokens};
 use super::arithmetic::Arithmetic;
-use super::{BLOCK, FEW, Product, STEP_MAX, lay_out};
+use super::{BLOCK_BYTES, FEW, Product, STEP_MAX, lay_out};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Runs a product of 1 to [`FEW`] tokens.
@@ -51,13 +52,13 @@ struct Activations<P> {
 #[inline(always)]
 unsafe fn all_rows<A: Arithmetic, const G: usize>(a: A, product: &Product<'_>, x: Activations<A::Packed>) {
     let (matrix, cols, tokens) = (product.matrix, product.matrix.cols(), product.tokens());
-    let mut gathered = [[[0u8; 4 * BLOCK]; 4]; G];
+    let mut gathered = [const { [const { MaybeUninit::uninit() }; 4] }; G];
     let mut row = product.rows.start;
     while row < product.rows.end {
         let count = (product.rows.end - row).min(4 * G);
         let mut sums = [[[0f32; 4]; G]; FEW];
-        for start in (0..cols).step_by(BLOCK) {
-            let k = start..cols.min(start + BLOCK);
+        for start in (0..cols).step_by(A::BLOCK) {
+            let k = start..cols.min(start + A::BLOCK);
             let w = weights(matrix, row, count, k.clone(), &mut gathered);
             for token in (0..tokens).step_by(A::Isa::FEW_TOKENS) {
                 let x = Activations { start: x.start.wrapping_add(token * x.stride + start), ..x };
@@ -112,7 +113,7 @@ fn weights<const G: usize>(
     row: usize,
     count: usize,
     k: Range<usize>,
-    gathered: &mut [[[u8; 4 * BLOCK]; 4]; G],
+    gathered: &mut [[MaybeUninit<[u8; BLOCK_BYTES]>; 4]; G],
 ) -> [[*const u8; 4]; G] {
     let mut pointers = [[std::ptr::null(); 4]; G];
     for (g, group) in gathered.iter_mut().enumerate() {

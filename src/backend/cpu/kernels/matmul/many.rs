@@ -4,7 +4,8 @@
 use super::super::simd::{Isa, Tokens};
 use super::arithmetic::Arithmetic;
 use super::tile::{TILE_ROWS, tile};
-use super::{BLOCK, Product, STEP_MAX, lay_out};
+use super::{BLOCK_BYTES, Product, STEP_MAX, lay_out};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Rows whose block of converted weights is kept: the more, the more often the activations that are laid out
@@ -30,9 +31,9 @@ pub(super) unsafe fn run<A: Arithmetic>(
     let mut row = product.rows.start;
     while row < product.rows.end {
         let rows = row..product.rows.end.min(row + ROWS);
-        for start in (0..cols).step_by(BLOCK) {
-            let k = start..cols.min(start + BLOCK);
-            // SAFETY: the scratch holds ROWS rows and TOKENS tokens of BLOCK; the caller's promise for
+        for start in (0..cols).step_by(A::BLOCK) {
+            let k = start..cols.min(start + A::BLOCK);
+            // SAFETY: the scratch holds ROWS rows and TOKENS tokens of a block; the caller's promise for
             // the rest.
             unsafe {
                 lay_out_weights(a, product, rows.clone(), k.clone(), w_scratch);
@@ -59,13 +60,13 @@ unsafe fn lay_out_weights<A: Arithmetic>(
     k: Range<usize>,
     scratch: *mut A::Packed,
 ) {
-    let mut gathered = [0u8; 4 * BLOCK];
+    let mut gathered = MaybeUninit::<[u8; BLOCK_BYTES]>::uninit();
     for (r, row) in rows.enumerate() {
         let bytes = product.matrix.run(row, k.clone(), &mut gathered);
         let into = scratch.wrapping_add(r * A::STRIDE);
         let whole = k.len() - k.len() % A::STEP;
         let mut at = 0;
-        // SAFETY: `bytes` holds k.len() elements, and the scratch a row of BLOCK, a whole number of steps.
+        // SAFETY: `bytes` holds k.len() elements, and the scratch a row of a block, a whole number of steps.
         unsafe {
             while at < whole {
                 a.store(a.weight(bytes.as_ptr().add(at * A::STORED_BYTES)), into.add(at));

@@ -1,8 +1,8 @@
 //! Activations for the dot product of bytes: signed bytes with an f32 scale for each 32, and the sums that
 //! take the offset of the weights out again.
 //!
-//! Rows of tokens are laid out in tiles of [`tile_tokens`], the last one narrower. In a tile of `w`
-//! tokens a group of `k` elements (128, or the last, padded to a multiple of `K_STEP`) is
+//! Rows of tokens are laid out in tiles of [`tile_tokens`], the last one narrower: a register tile of the
+//! product each, so that the strides in it are known when it is compiled. In a tile of `w` tokens a group of `k` elements (128, or the last, padded to a multiple of `K_STEP`) is
 //!
 //! ```text
 //! [k / 4][w]   4 bytes each: four elements of a token, as a lane of the product takes them
@@ -19,13 +19,10 @@
 use super::super::simd::{Isa, Operation};
 use super::{GROUP, K_STEP, SUBGROUP};
 
-/// Most tokens of a tile: a multiple of every register tile's.
-pub const TILE_TOKENS: usize = 12;
-
-/// Tokens of each tile but the last, which may have fewer, where a product has `tokens` in all: tiles of
-/// nearly equal width, so that none is left with a few.
-pub const fn tile_tokens(tokens: usize) -> usize {
-    if tokens == 0 { 1 } else { tokens.div_ceil(tokens.div_ceil(TILE_TOKENS)) }
+/// Tokens of each tile but the last, which may have fewer, where a product has `tokens` in all and a register
+/// tile `most`: tiles of nearly equal width, so that none is left with a few.
+pub const fn tile_tokens(tokens: usize, most: usize) -> usize {
+    if tokens == 0 { 1 } else { tokens.div_ceil(tokens.div_ceil(most)) }
 }
 
 /// Bytes of a token's group.
@@ -57,6 +54,18 @@ impl GroupAt {
             bytes: bytes.cast(),
             scales: scales.cast(),
             offsets: scales.wrapping_add(4 * (GROUP / SUBGROUP) * width).cast(),
+        }
+    }
+
+    /// The parts of the next group of a tile of `width` tokens.
+    #[inline(always)]
+    pub(super) fn next(self, width: usize) -> Self {
+        let GroupAt { bytes, scales, offsets } = self;
+        let step = GROUP_BYTES * width;
+        GroupAt {
+            bytes: bytes.wrapping_byte_add(step),
+            scales: scales.wrapping_byte_add(step),
+            offsets: offsets.wrapping_byte_add(step),
         }
     }
 }

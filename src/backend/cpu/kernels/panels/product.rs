@@ -3,7 +3,7 @@
 //! ```text
 //! for each block of panels                                   as many as stay in L2
 //!   (codes, and more tokens than a register tile: expand them to bytes, once)
-//!   for each block of two tiles of 12 tokens                 96 KiB at k = 4096, read once a block of panels
+//!   for each block of 24 tokens                              96 KiB at k = 4096, read once a block of panels
 //!     for each panel
 //!       for each group of 128 along k                        4 KiB of weights, in L1 for all 24 tokens
 //!         for each register tile of R vectors of rows × T tokens
@@ -17,14 +17,15 @@
 use super::super::simd::Isa;
 use super::super::simd::int8::{self, Int8, IntOperation, Tile};
 use super::super::{Input, Scratch};
-use super::activations::{self, GroupAt, TILE_TOKENS, token_bytes};
+use super::activations::{self, GroupAt, token_bytes};
 use super::coding::{self, Coding, Expanded, Q4, Q4Fine, Q8, Q8Fine};
 use super::{GROUP, K_STEP, PANEL_ROWS, Packed, Packing, SUBGROUP};
 use crate::backend::cpu::isa::Level;
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Tiles of tokens that share a group of weights in L1.
-const BLOCK_TILES: usize = 2;
+/// Most tokens that share a group of weights in L1: a multiple of every register tile's.
+const BLOCK_TOKENS: usize = 24;
 /// Bytes of panels that stay in L2 beside a tile of activations.
 const BLOCK_BYTES: usize = 560 << 10;
 
@@ -100,7 +101,7 @@ impl Product<'_> {
                 for panel in first..end {
                     self.multiply::<D, C>(d, self.matrix.panel(panel).as_ptr(), panel, token);
                 }
-                token += self.block_tokens();
+                token += self.block_tokens::<D>();
             }
             first = end;
         }
@@ -108,7 +109,7 @@ impl Product<'_> {
 
     #[inline(always)]
     fn codes<D: Int8, C: Coding>(&self, d: D) {
-        if self.tokens <= d.tokens() {
+        if self.tokens <= D::TOKENS {
             return self.bytes::<D, C>(d);
         }
         let table = d.table(&self.matrix.packing().codebook());
@@ -119,15 +120,16 @@ impl Product<'_> {
             let mut token = 0;
             while token < self.tokens {
                 self.multiply::<D, Expanded>(d, self.scratch, panel, token);
-                token += self.block_tokens();
+                token += self.block_tokens::<D>();
             }
         }
     }
 
     /// Tokens that a panel is multiplied with group by group.
     #[inline(always)]
-    fn block_tokens(&self) -> usize {
-        BLOCK_TILES * activations::tile_tokens(self.tokens)
+    fn block_tokens<D: Int8>(&self) -> usize {
+        let tile = activations::tile_tokens(self.tokens, D::TOKENS);
+        BLOCK_TOKENS / tile * tile
     }
 
     /// The panels that hold the rows.
@@ -145,33 +147,29 @@ impl Product<'_> {
     #[inline(always)]
     fn multiply<D: Int8, C: Coding>(&self, d: D, panel_at: *const u8, panel: usize, first: usize) {
         // The result of the block, `[tokens][rows of the panel]`.
-        let mut sums = [[0f32; PANEL_ROWS]; BLOCK_TILES * TILE_TOKENS];
+        let mut sums = [[0f32; PANEL_ROWS]; BLOCK_TOKENS];
         let table = d.table(&self.matrix.packing().codebook());
-        let tokens = self.block_tokens().min(self.tokens - first);
-        let tile_tokens = activations::tile_tokens(self.tokens);
+        let tokens = self.block_tokens::<D>().min(self.tokens - first);
+        let tile_tokens = activations::tile_tokens(self.tokens, D::TOKENS);
         let k = self.k();
-        for index in 0..k.div_ceil(GROUP) {
+        let groups = k.div_ceil(GROUP);
+        // One tile with all tokens keeps to itself from one end of k to the other.
+        let at_once = if tokens <= tile_tokens { groups } else { 1 };
+        let mut index = 0;
+        while index < groups {
             let group = panel_at.wrapping_add(index * (C::SCALE_BYTES + GROUP / 4 * C::LINE_BYTES));
-            let len = GROUP.min(k - index * GROUP);
+            let len = (at_once * GROUP).min(k - index * GROUP);
             let mut token = 0;
             while token < tokens {
                 let width = tile_tokens.min(tokens - token);
                 let tile = self.x.wrapping_add((first + token) * token_bytes(self.matrix.cols()));
                 let x = GroupAt::new(tile, width, index);
-                // Register tiles of equal widths, as near as can be.
-                let part = width.div_ceil(width.div_ceil(d.tokens()));
-                let mut place = 0;
-                while place < width {
-                    let count = part.min(width - place);
-                    let sums = sums[token + place..].as_flattened_mut().as_mut_ptr();
-                    let coding = std::marker::PhantomData;
-                    let work =
-                        RegisterTile::<D, C> { d, table, group, len, x, width, first: place, sums, coding };
-                    d.with_tile(count, work);
-                    place += count;
-                }
+                let sums = sums[token..].as_flattened_mut().as_mut_ptr();
+                let coding = std::marker::PhantomData;
+                d.with_tile(width, &RegisterTile::<D, C> { d, table, group, len, x, sums, coding });
                 token += width;
             }
+            index += at_once;
         }
         let start = panel * PANEL_ROWS;
         let rows = self.rows.start.max(start)..self.rows.end.min(start + PANEL_ROWS);
@@ -186,19 +184,17 @@ impl Product<'_> {
     }
 }
 
-/// One group of all rows of a panel with some tokens of a tile. Made by `multiply` alone, whose caller vouches
+/// Some groups of all rows of a panel with some tokens of a tile. Made by `multiply` alone, whose caller vouches
 /// for the pointers.
 struct RegisterTile<D: Int8, C: Coding> {
     d: D,
     table: D::Table,
+    /// The first group.
     group: *const u8,
-    /// Elements of the group.
+    /// Elements along k.
     len: usize,
+    /// The activations of the first group.
     x: GroupAt,
-    /// Tokens of the tile.
-    width: usize,
-    /// The first token in the tile.
-    first: usize,
     /// `[tokens][PANEL_ROWS]`: the results so far.
     sums: *mut f32,
     coding: std::marker::PhantomData<C>,
@@ -206,35 +202,48 @@ struct RegisterTile<D: Int8, C: Coding> {
 
 impl<D: Int8, C: Coding> Tile for RegisterTile<D, C> {
     #[inline(always)]
-    fn run<const R: usize, const T: usize>(self) {
+    fn run<const R: usize, const T: usize>(&self) {
         const { assert!(PANEL_ROWS.is_multiple_of(R * D::LANES)) };
-        let mut row = 0;
-        while row < PANEL_ROWS {
-            // SAFETY: the caller of `multiply` vouches for the pointers.
-            unsafe { self.rows::<R, T>(row) };
-            row += R * D::LANES;
+        let (mut group, mut x, mut left) = (self.group, self.x, self.len);
+        while left > 0 {
+            let len = left.min(GROUP);
+            let mut row = 0;
+            while row < PANEL_ROWS {
+                // SAFETY: the caller of `multiply` vouches for the pointers.
+                unsafe { self.rows::<R, T>(group, x, len, row) };
+                row += R * D::LANES;
+            }
+            left -= len;
+            group = group.wrapping_add(C::SCALE_BYTES + GROUP / 4 * C::LINE_BYTES);
+            x = x.next(T);
         }
     }
 }
 
 impl<D: Int8, C: Coding> RegisterTile<D, C> {
-    /// The whole group, for the rows from `row` on.
+    /// One group of `len` elements, for the rows from `row` on.
     ///
     /// # Safety
-    /// The pointers must be valid for what their fields say.
+    /// `group` must be a group of a panel, `x` of a tile of `T` tokens; the rest as the fields say.
     #[inline(always)]
-    unsafe fn rows<const R: usize, const T: usize>(&self, row: usize) {
+    unsafe fn rows<const R: usize, const T: usize>(
+        &self,
+        group: *const u8,
+        x: GroupAt,
+        len: usize,
+        row: usize,
+    ) {
         let (d, f) = (self.d, self.d.floats());
-        // SAFETY: the caller's promise: a group of a panel, tokens of a tile.
+        // SAFETY: the caller's promise.
         unsafe {
             let mut parts = [[f.zero(); T]; R];
-            for half in 0..self.len / K_STEP {
-                self.subgroup::<R, T, false>(2 * half, row, &mut parts);
-                self.subgroup::<R, T, true>(2 * half + 1, row, &mut parts);
+            for half in 0..len / K_STEP {
+                self.subgroup::<R, T, false>(group, x, 2 * half, row, &mut parts);
+                self.subgroup::<R, T, true>(group, x, 2 * half + 1, row, &mut parts);
             }
             for r in 0..R {
                 let row = row + r * D::LANES;
-                let scale = if C::FINE { f.zero() } else { C::scales(d, self.group, 0, row) };
+                let scale = if C::FINE { f.zero() } else { C::scales(d, group, 0, row) };
                 for t in 0..T {
                     let sum = self.sums.add(t * PANEL_ROWS + row);
                     let old = f.load(sum);
@@ -253,6 +262,8 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
     #[inline(always)]
     unsafe fn subgroup<const R: usize, const T: usize, const HIGH: bool>(
         &self,
+        group: *const u8,
+        x: GroupAt,
         subgroup: usize,
         row: usize,
         parts: &mut [[<D::F as Isa>::V; T]; R],
@@ -260,17 +271,15 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         let (d, f) = (self.d, self.d.floats());
         // SAFETY: the caller's promise.
         unsafe {
-            let mut acc = self.start::<R, T>(subgroup);
+            let mut acc = self.start::<R, T>(x, subgroup);
             let first = subgroup * SUBGROUP / 4;
-            let mut lanes = self.x.bytes.add(first * self.width + self.first);
             for k4 in first..first + SUBGROUP / 4 {
-                self.step::<R, T, HIGH>(k4, row, lanes, &mut acc);
-                lanes = lanes.add(self.width);
+                self.step::<R, T, HIGH>(group, k4, row, x.bytes.add(k4 * T), &mut acc);
             }
-            let x_scales = self.x.scales.add(subgroup * self.width + self.first);
+            let x_scales = x.scales.add(subgroup * T);
             for r in 0..R {
                 let row = row + r * D::LANES;
-                let scale = if C::FINE { C::scales(d, self.group, subgroup, row) } else { f.zero() };
+                let scale = if C::FINE { C::scales(d, group, subgroup, row) } else { f.zero() };
                 for t in 0..T {
                     let sum = d.to_float(acc[r][t]);
                     let sum = if C::FINE { f.mul(sum, scale) } else { sum };
@@ -278,6 +287,9 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
                 }
             }
         }
+        // Else the compiler reads two subgroups side by side, and memory, which follows one stream, gives a third
+        // of its speed.
+        compiler_fence(Ordering::SeqCst);
     }
 
     /// What the sums of a subgroup begin at: 0, or its offsets.
@@ -285,12 +297,12 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
     /// # Safety
     /// As [`Self::rows`]; the subgroup must exist.
     #[inline(always)]
-    unsafe fn start<const R: usize, const T: usize>(&self, subgroup: usize) -> [[D::I; T]; R] {
+    unsafe fn start<const R: usize, const T: usize>(&self, x: GroupAt, subgroup: usize) -> [[D::I; T]; R] {
         let mut acc = [[self.d.splat(0); T]; R];
         if D::OFFSET {
             for t in 0..T {
                 // SAFETY: the caller's promise.
-                let offset = unsafe { *self.x.offsets.add(subgroup * self.width + self.first + t) };
+                let offset = unsafe { *x.offsets.add(subgroup * T + t) };
                 for r in 0..R {
                     acc[r][t] = self.d.splat(offset);
                 }
@@ -306,6 +318,7 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
     #[inline(always)]
     unsafe fn step<const R: usize, const T: usize, const HIGH: bool>(
         &self,
+        group: *const u8,
         k4: usize,
         row: usize,
         lanes: *const i32,
@@ -314,9 +327,9 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         let d = self.d;
         // SAFETY: the caller's promise.
         unsafe {
-            let mut w = [C::weights::<D, HIGH>(d, self.table, self.group, k4, row); R];
+            let mut w = [C::weights::<D, HIGH>(d, self.table, group, k4, row); R];
             for r in 1..R {
-                w[r] = C::weights::<D, HIGH>(d, self.table, self.group, k4, row + r * D::LANES);
+                w[r] = C::weights::<D, HIGH>(d, self.table, group, k4, row + r * D::LANES);
             }
             for t in 0..T {
                 let x = d.splat(*lanes.add(t));

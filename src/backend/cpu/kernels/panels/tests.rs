@@ -3,7 +3,7 @@
 
 use super::super::testing::{bits, random};
 use super::super::{Input, Kernels, Matrix, Packed, Scratch};
-use super::activations::{GroupAt, tile_tokens, token_bytes};
+use super::activations::{GroupAt, token_bytes};
 use super::*;
 use crate::backend::cpu::isa::Level;
 use std::ops::Range;
@@ -23,7 +23,7 @@ fn matrix(packing: Packing, rows: usize, cols: usize) -> (Packed, Vec<f32>) {
 fn quantised(kernels: Kernels, x: &[f32], cols: usize) -> Vec<u32> {
     let mut tiles = vec![u32::MAX; x.len() / cols * token_bytes(cols) / 4];
     let size = token_bytes(cols) / 4;
-    let width = tile_tokens(x.len() / cols);
+    let width = kernels.tile_tokens(x.len() / cols);
     for (tile, x) in tiles.chunks_mut(width * size).zip(x.chunks(width * cols)) {
         let width = x.len() / cols;
         for (place, row) in x.chunks_exact(cols).enumerate() {
@@ -57,7 +57,7 @@ fn activation_rows(kernels: Kernels, x: &[f32], cols: usize) -> Vec<f32> {
     let tokens = x.len() / cols;
     let mut rows = vec![0.0; x.len()];
     for (t, row) in rows.chunks_exact_mut(cols).enumerate() {
-        let tile_tokens = tile_tokens(tokens);
+        let tile_tokens = kernels.tile_tokens(tokens);
         let first = t - t % tile_tokens;
         let (width, place) = (tile_tokens.min(tokens - first), t % tile_tokens);
         let tile = as_bytes(&tiles)[first * token_bytes(cols)..].as_ptr();

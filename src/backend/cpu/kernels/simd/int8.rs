@@ -37,6 +37,8 @@ pub(in super::super) unsafe trait Int8: Copy {
     type Table: Copy;
     /// 8 or 16.
     const LANES: usize;
+    /// Most tokens of a register tile.
+    const TOKENS: usize;
     /// Whether a sum must begin at −128 × the sum of its activations.
     const OFFSET: bool;
 
@@ -71,11 +73,8 @@ pub(in super::super) unsafe trait Int8: Copy {
     /// `from` must be valid for reading, `to` for writing `4 × LANES` bytes.
     unsafe fn expand<const HIGH: bool>(self, from: *const u8, table: Self::Table, to: *mut u8);
 
-    /// Calls `work` with the shape of a register tile: vectors of rows, and `tokens` (1 to
-    /// [`Int8::tokens`]).
-    fn with_tile<W: Tile>(self, tokens: usize, work: W);
-    /// Most tokens of a register tile.
-    fn tokens(self) -> usize;
+    /// Calls `work` with the shape of a register tile: vectors of rows, and `tokens` (1 to `TOKENS`).
+    fn with_tile<W: Tile>(self, tokens: usize, work: &W);
 }
 
 /// A kernel with its operands.
@@ -88,27 +87,47 @@ pub(in super::super) trait IntOperation {
 /// `R × LANES` divides the rows of a panel.
 pub(in super::super) trait Tile {
     /// The work. Implementations must be `#[inline(always)]`.
-    fn run<const R: usize, const T: usize>(self);
+    fn run<const R: usize, const T: usize>(&self);
 }
 
-/// Implements `with_tile` and `tokens` for so many vectors of rows and the numbers of tokens listed, and one
-/// more, the most.
+/// Implements `with_tile` and `TOKENS` for so many vectors of rows and the numbers of tokens listed, and one
+/// more, the most. Each shape is a function of its own with the instructions named, so that the compiler
+/// gives it all registers: inlined into one function, a dozen shapes share them and spill.
 macro_rules! tiles {
-    ($rows:literal x [$($tokens:literal)*] $most:literal) => {
+    ($rows:literal x [$($tokens:literal)*] $most:literal $(, $features:literal)?) => {
+        const TOKENS: usize = $most;
         #[inline(always)]
-        fn with_tile<W: $crate::backend::cpu::kernels::simd::int8::Tile>(self, tokens: usize, work: W) {
-            match tokens {
-                $($tokens => work.run::<$rows, $tokens>(),)*
-                _ => work.run::<$rows, $most>(),
+        fn with_tile<W: $crate::backend::cpu::kernels::simd::int8::Tile>(self, tokens: usize, work: &W) {
+            $(#[target_feature(enable = $features)])?
+            #[inline(never)]
+            fn tile<W: $crate::backend::cpu::kernels::simd::int8::Tile, const T: usize>(work: &W) {
+                work.run::<$rows, T>()
             }
-        }
-        #[inline(always)]
-        fn tokens(self) -> usize {
-            $most
+            // Through a table, because the compiler inlines what it calls by name, whatever it is told.
+            let shapes: &[unsafe fn(&W); $most] = &[$(tile::<W, $tokens>,)* tile::<W, $most>];
+            if let Some(tile) = shapes.get(tokens.wrapping_sub(1)) {
+                // SAFETY: the token proves the instructions.
+                unsafe { tile(work) }
+            }
         }
     };
 }
 use tiles;
+
+/// Most tokens of a register tile at `level`.
+pub(in super::super) const fn tile_tokens(level: Level) -> usize {
+    match level {
+        Level::Scalar => plain::Plain::TOKENS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => avx2::Pairs::TOKENS,
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => avx2::Vnni::TOKENS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni | Level::Avx512Bf16 => avx512::Vnni::TOKENS,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => plain::Plain::TOKENS,
+    }
+}
 
 /// Runs a kernel with the instructions of `level`, which the CPU must have.
 #[inline]

@@ -7,11 +7,11 @@ use std::arch::x86_64::*;
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-struct Pairs(Avx2);
+pub(super) struct Pairs(Avx2);
 
 /// The same, and AVX-VNNI.
 #[derive(Clone, Copy)]
-struct Vnni(Avx2);
+pub(super) struct Vnni(Avx2);
 
 /// Runs a kernel compiled for AVX2.
 ///
@@ -92,7 +92,7 @@ unsafe fn look_up<const HIGH: bool>(at: *const u8, table: __m256i) -> __m256i {
 unsafe impl Int8 for Pairs {
     common!();
     const OFFSET: bool = false;
-    tiles!(1 x [1 2 3] 4);
+    tiles!(1 x [1 2 3] 4, "avx2,fma,f16c");
 
     #[inline(always)]
     fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -120,7 +120,7 @@ unsafe impl Int8 for Pairs {
 unsafe impl Int8 for Vnni {
     common!();
     const OFFSET: bool = true;
-    tiles!(2 x [1 2] 3);
+    tiles!(2 x [1 2] 3, "avxvnni,avx2,fma,f16c");
 
     #[inline(always)]
     fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {

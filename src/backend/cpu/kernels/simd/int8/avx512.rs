@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 /// The proof that the CPU has AVX-512 VNNI and what [`Avx512`] needs.
 #[derive(Clone, Copy)]
-struct Vnni(Avx512);
+pub(super) struct Vnni(Avx512);
 
 /// Runs a kernel compiled for these instructions.
 ///
@@ -27,7 +27,7 @@ unsafe impl Int8 for Vnni {
     const LANES: usize = 16;
     const OFFSET: bool = true;
     // 12 sums and as many scaled ones leave room for two vectors of weights and the activations.
-    tiles!(2 x [1 2 3 4 5] 6);
+    tiles!(2 x [1 2 3 4 5] 6, "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
 
     #[inline(always)]
     fn floats(self) -> Avx512 {
