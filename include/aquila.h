@@ -431,6 +431,15 @@ typedef struct aquila_gen_params {
     uint32_t n_stop_tokens;
     /** Changes in `logit_bias`. */
     uint32_t n_logit_bias;
+    /**
+     * Most tokens a step that are looked up in the text so far and verified beside the next one; at most
+     * 64, 0: none. The text stays the same, to the bit; it comes sooner where it repeats its prompt or
+     * itself (rewriting, editing, quoting). The engine proposes fewer where they prove wrong, none while
+     * other requests fill its steps, and never more than a step verifies at little cost: 7 on a CPU.
+     */
+    uint32_t speculate;
+    /** 0. */
+    uint32_t reserved;
 } aquila_gen_params;
 
 /** Times and counts of one generation. Set struct_size before the call that fills it. */
@@ -455,6 +464,10 @@ typedef struct aquila_stats {
     double decode_ms;
     /** From submission to the end. */
     double total_ms;
+    /** Tokens proposed by lookup (`speculate`) and computed. */
+    uint32_t proposed_tokens;
+    /** Those of them that were right: so many steps were saved. */
+    uint32_t accepted_tokens;
 } aquila_stats;
 
 /**

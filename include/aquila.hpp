@@ -164,6 +164,7 @@ struct Params {
     std::vector<std::string> stop;
     std::vector<std::int32_t> stop_tokens;
     std::vector<aquila_logit_bias> logit_bias;
+    std::uint32_t speculate;
 
     Params() {
         aquila_gen_params raw;
@@ -181,6 +182,7 @@ struct Params {
         frequency_penalty = raw.frequency_penalty;
         presence_penalty = raw.presence_penalty;
         seed = raw.seed;
+        speculate = raw.speculate;
     }
 
     /// The same for C; `strings` holds the addresses of the stop strings, and both are valid while this
@@ -208,6 +210,7 @@ struct Params {
         out.n_stop = static_cast<std::uint32_t>(strings.size());
         out.n_stop_tokens = static_cast<std::uint32_t>(stop_tokens.size());
         out.n_logit_bias = static_cast<std::uint32_t>(logit_bias.size());
+        out.speculate = speculate;
         return out;
     }
 };

@@ -40,6 +40,12 @@ pub struct Capabilities {
     pub step_tokens: usize,
     /// Most sequences in one step.
     pub step_sequences: usize,
+    /// Most rows of one step whose logits may be wanted: `step_sequences` or more.
+    pub logit_rows: usize,
+    /// Rows up to which a step that decodes takes hardly longer than with one, because reading the weights
+    /// takes its time. The engine fills decode steps up to it with tokens that it proposes; at most
+    /// `logit_rows`, and 1 where a row costs a row.
+    pub cheap_rows: usize,
 }
 
 /// A step in flight. Tickets of one executor rise by one and are collected in order.
@@ -71,7 +77,8 @@ pub struct WantedRow {
 pub struct StepSequence {
     /// First row in `Step::tokens`.
     pub first_row: usize,
-    /// Rows of this sequence in this step: 1 when decoding, more in prefill.
+    /// Rows of this sequence in this step: 1 when decoding, more in prefill and where proposed tokens are
+    /// verified. Positions that an earlier step wrote may be written again.
     pub rows: usize,
     /// Tokens of the sequence including this step's: row j of the sequence stands at position
     /// `context - rows + j` and attends to all positions up to its own.

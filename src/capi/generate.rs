@@ -94,12 +94,19 @@ pub struct aquila_gen_params {
     pub n_stop_tokens: u32,
     /// Changes in `logit_bias`.
     pub n_logit_bias: u32,
+    /// Most tokens a step that are looked up in the text so far and verified beside the next one; at most
+    /// 64, 0: none. The text stays the same, to the bit; it comes sooner where it repeats its prompt or
+    /// itself (rewriting, editing, quoting). The engine proposes fewer where they prove wrong, none while
+    /// other requests fill its steps, and never more than a step verifies at little cost: 7 on a CPU.
+    pub speculate: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 sized!(aquila_gen_params {
     struct_size, flags, max_tokens, min_tokens, temperature, top_p, min_p, typical_p, top_k,
     penalty_last_n, repeat_penalty, frequency_penalty, presence_penalty, n_stop, seed, stop, stop_tokens,
-    logit_bias, n_stop_tokens, n_logit_bias,
+    logit_bias, n_stop_tokens, n_logit_bias, speculate, reserved,
 } defaults());
 
 /// The defaults of the library, as C has them.
@@ -127,6 +134,8 @@ fn defaults() -> aquila_gen_params {
         logit_bias: ptr::null(),
         n_stop_tokens: 0,
         n_logit_bias: 0,
+        speculate: params.speculate,
+        reserved: 0,
     }
 }
 
@@ -144,6 +153,12 @@ impl aquila_gen_params {
             | AQUILA_GEN_NO_PARSE_SPECIAL
             | AQUILA_GEN_MESSAGES;
         options::check_flags("aquila_gen_params: flags", self.flags, KNOWN)?;
+        crate::ensure!(
+            self.reserved == 0,
+            Unsupported,
+            "aquila_gen_params: reserved is {}, expected 0",
+            self.reserved
+        );
         // Before the arrays are read: an absurd count is a mistake, not an array.
         for (name, count, most) in [
             ("n_stop", self.n_stop, limits::STOP_STRINGS_MAX),
@@ -168,6 +183,7 @@ impl aquila_gen_params {
             show_special: flag(AQUILA_GEN_SHOW_SPECIAL),
             no_add_special: flag(AQUILA_GEN_NO_ADD_SPECIAL),
             no_parse_special: flag(AQUILA_GEN_NO_PARSE_SPECIAL),
+            speculate: self.speculate,
         })
     }
 

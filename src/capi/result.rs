@@ -96,6 +96,8 @@ impl ResultObject {
                     "first_token_ms": timings.first_token_ms,
                     "decode_ms": timings.decode_ms,
                     "total_ms": timings.total_ms,
+                    "proposed_tokens": timings.proposed_tokens,
+                    "accepted_tokens": timings.accepted_tokens,
                 },
             });
             // JSON escapes NUL, so there is none inside.
@@ -128,11 +130,15 @@ pub struct aquila_stats {
     pub decode_ms: f64,
     /// From submission to the end.
     pub total_ms: f64,
+    /// Tokens proposed by lookup (`speculate`) and computed.
+    pub proposed_tokens: u32,
+    /// Those of them that were right: so many steps were saved.
+    pub accepted_tokens: u32,
 }
 
 sized!(aquila_stats {
     struct_size, prompt_tokens, cached_tokens, output_tokens, queue_ms, tokenize_ms, prefill_ms,
-    first_token_ms, decode_ms, total_ms,
+    first_token_ms, decode_ms, total_ms, proposed_tokens, accepted_tokens,
 } aquila_stats::from(&Timings::default()));
 
 impl From<&Timings> for aquila_stats {
@@ -148,6 +154,8 @@ impl From<&Timings> for aquila_stats {
             first_token_ms: timings.first_token_ms,
             decode_ms: timings.decode_ms,
             total_ms: timings.total_ms,
+            proposed_tokens: timings.proposed_tokens,
+            accepted_tokens: timings.accepted_tokens,
         }
     }
 }

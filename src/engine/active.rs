@@ -1,11 +1,13 @@
 //! A request on the engine's thread: its tokens, its sampler, its text, its clock marks.
 
+use crate::backend::Row;
 use crate::base::error::{Error, Result};
 use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
 use crate::engine::request::Served;
 use crate::engine::scheduler::Sequence;
 use crate::engine::shared::{Arrival, Shared};
+use crate::engine::speculation::Speculation;
 use crate::sampling::{Sampler, SamplingParams};
 
 /// Marks on the engine's clock, in nanoseconds; 0: not yet.
@@ -39,12 +41,23 @@ pub(crate) struct Active {
     ending_ids: Vec<u32>,
     min_tokens: usize,
     device_select: bool,
+    /// Where the request asks for it and the device can verify.
+    speculation: Option<Speculation>,
     marks: Marks,
 }
 
+/// Most generated tokens for which room is taken at the start; longer texts grow it.
+const ROOM_TOKENS: usize = 4096;
+
 impl Active {
-    /// The request and its place in the queues.
-    pub(crate) fn new(arrival: Arrival, shared: &Shared, device_select: bool) -> (Self, Sequence) {
+    /// The request and its place in the queues. `cheap_rows`: rows of a step with proposed tokens, 0 where
+    /// the device cannot verify them.
+    pub(crate) fn new(
+        arrival: Arrival,
+        shared: &Shared,
+        device_select: bool,
+        cheap_rows: usize,
+    ) -> (Self, Sequence) {
         let Arrival { state, prompt, params, echo } = arrival;
         let prompt_len = prompt.len();
         let room = (shared.info.context as usize).saturating_sub(prompt_len);
@@ -55,7 +68,7 @@ impl Active {
         let device_select = device_select && params.min_tokens == 0 && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
         let mut tokens = prompt;
-        tokens.reserve(new_max.min(4096));
+        tokens.reserve(new_max.min(ROOM_TOKENS));
         let timings = Timings { prompt_tokens: prompt_len as u32, ..Timings::default() };
         if let Some(text) = echo {
             state.made(None, &text, timings);
@@ -67,6 +80,7 @@ impl Active {
             device_select,
             ..Sequence::default()
         };
+        let proposals_max = (params.speculate as usize).min(cheap_rows.saturating_sub(1));
         let active = Active {
             state,
             tokens,
@@ -81,6 +95,7 @@ impl Active {
             ending_ids,
             min_tokens: params.min_tokens as usize,
             device_select,
+            speculation: (proposals_max > 0).then(|| Speculation::new(proposals_max)),
             marks: Marks::default(),
         };
         (active, sequence)
@@ -105,8 +120,53 @@ impl Active {
         }
     }
 
+    /// Proposes up to `room` tokens to follow those known, and gives how many.
+    pub(crate) fn propose(&mut self, room: usize) -> usize {
+        let expected = self.prompt_len + self.new_max.min(ROOM_TOKENS);
+        self.speculation.as_mut().map_or(0, |s| s.propose(&self.tokens, room, expected))
+    }
+
+    /// What [`Active::propose`] proposed last.
+    pub(crate) fn proposals(&self) -> &[u32] {
+        self.speculation.as_ref().map_or(&[], Speculation::proposals)
+    }
+
+    /// Takes in the tokens of a step's wanted rows: one, and while it is the one that was proposed, the
+    /// next. `proposed`: rows of proposed tokens. Gives how many tokens were taken in before the text
+    /// ended, and how it ended.
+    pub(crate) fn take_rows<'a>(
+        &mut self,
+        rows: impl Iterator<Item = Row<'a>>,
+        proposed: usize,
+        shared: &Shared,
+    ) -> (usize, Result<Option<Finish>>) {
+        if let Some(speculation) = &mut self.speculation {
+            speculation.begin(proposed);
+        }
+        let (mut taken, mut ended) = (0, Ok(None));
+        for row in rows {
+            ended = match row {
+                Row::Logits(logits) => self.choose(logits, shared),
+                Row::Selected(token) => Ok(self.take(token, None, shared)),
+                Row::Hidden(_) => Ok(None),
+            };
+            if !matches!(ended, Ok(None)) {
+                break;
+            }
+            taken += 1;
+            let (speculation, token) = (self.speculation.as_mut(), self.tokens.last());
+            if !speculation.zip(token).is_some_and(|(s, &token)| s.accepts(token)) {
+                break;
+            }
+        }
+        if let Some(speculation) = &mut self.speculation {
+            speculation.end();
+        }
+        (taken, ended)
+    }
+
     /// Chooses the next token from its logits and takes it in. `Some`: the text has ended.
-    pub(crate) fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
+    fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
         let made = self.made();
         let banned: &[u32] = if made < self.min_tokens { &self.ending_ids } else { &[] };
         let sampler = match &mut self.sampler {
@@ -124,7 +184,7 @@ impl Active {
 
     /// Takes in a token, chosen here or on the device. `Some`: the text has ended, and everything that
     /// can be read is delivered.
-    pub(crate) fn take(&mut self, token: u32, logprob: Option<f32>, shared: &Shared) -> Option<Finish> {
+    fn take(&mut self, token: u32, logprob: Option<f32>, shared: &Shared) -> Option<Finish> {
         let now = shared.clock.now_ns();
         if self.marks.first_token == 0 {
             self.marks.first_token = now;
@@ -192,6 +252,8 @@ impl Active {
             },
             decode_ms: ms(m.first_token, m.last_token),
             total_ms: now_ns.saturating_sub(start) as f64 / 1e6,
+            proposed_tokens: self.speculation.as_ref().map_or(0, |s| s.proposed),
+            accepted_tokens: self.speculation.as_ref().map_or(0, |s| s.accepted),
         }
     }
 

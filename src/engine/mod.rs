@@ -7,6 +7,7 @@
 //! | `request` | a request as its two sides share it |
 //! | `prompt` | from input to token ids, on the caller's thread |
 //! | `scheduler`, `kv_blocks` | who runs in the next step; pure |
+//! | `speculation` | tokens that may come next, looked up in the text so far; pure |
 //! | `active`, `output` | a request on the engine's thread: tokens, sampler, text |
 //! | `run` | the engine's thread |
 //! | `shared` | what the threads share |
@@ -22,6 +23,7 @@ mod request;
 mod run;
 pub mod scheduler;
 mod shared;
+pub mod speculation;
 
 use crate::backend::{Executor, MemoryPlan};
 use crate::base::clock::Clock;

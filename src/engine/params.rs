@@ -40,6 +40,11 @@ pub struct GenParams {
     pub no_add_special: bool,
     /// Do not recognise special-token text in the prompt (text input).
     pub no_parse_special: bool,
+    /// Most tokens a step that are looked up in the text so far and verified beside the next one; 0: none.
+    /// The text is the same, and comes sooner where it repeats itself or its prompt. The engine proposes
+    /// fewer where they prove wrong, and none in steps that other work fills or on devices whose results
+    /// depend on the batch.
+    pub speculate: u32,
 }
 
 impl GenParams {
@@ -75,6 +80,13 @@ impl GenParams {
             "min_tokens {} is more than max_tokens {}",
             self.min_tokens,
             self.max_tokens
+        );
+        crate::ensure!(
+            self.speculate <= limits::SPECULATE_MAX,
+            Argument,
+            "speculate: {}, expected at most {}",
+            self.speculate,
+            limits::SPECULATE_MAX
         );
         Ok(())
     }
@@ -120,6 +132,10 @@ pub struct Timings {
     pub decode_ms: f64,
     /// From submission to the end.
     pub total_ms: f64,
+    /// Tokens proposed by lookup and computed.
+    pub proposed_tokens: u32,
+    /// Those of them that were right: so many steps were saved.
+    pub accepted_tokens: u32,
 }
 
 /// What a request says while it runs.

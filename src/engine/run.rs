@@ -6,7 +6,7 @@
 //! now and then), logs nothing, and takes two short locks: the inbox's once a step, and once a token that
 //! of the request whose token it delivers.
 
-use crate::backend::{Capabilities, Carry, Executor, Row, Step, StepSequence, Ticket, Want, WantedRow};
+use crate::backend::{Capabilities, Carry, Executor, Step, StepSequence, Ticket, Want, WantedRow};
 use crate::base::error::{Error, Result, Status};
 use crate::engine::active::Active;
 use crate::engine::kv_blocks::KvBlocks;
@@ -143,7 +143,8 @@ impl Runner {
         shared.waiting.store(self.queues.waiting.len() + self.incoming.len(), Ordering::Relaxed);
         drop(inbox);
         while let Some(arrival) = self.incoming.pop_front() {
-            let (active, sequence) = Active::new(arrival, &shared, self.device_select);
+            let (active, sequence) =
+                Active::new(arrival, &shared, self.device_select, self.limits.cheap_rows);
             self.active.insert(sequence.id, active);
             self.queues.waiting.push_back(sequence);
         }
@@ -167,6 +168,7 @@ impl Runner {
 
     /// Plans and submits a step. `false`: there was nothing to submit.
     fn submit_step(&mut self) -> bool {
+        self.propose();
         let mut plan = self.spare.pop().unwrap_or_default();
         self.queues.schedule(&mut self.kv, &self.limits, &mut plan);
         if plan.is_empty() {
@@ -201,6 +203,15 @@ impl Runner {
         true
     }
 
+    /// Lets the running requests propose tokens for the next step.
+    fn propose(&mut self) {
+        let room = self.queues.room_for_proposals(&self.limits);
+        for sequence in &mut self.queues.running {
+            let request = self.active.get_mut(&sequence.id).filter(|_| !sequence.finished);
+            sequence.proposed = request.map_or(0, |request| request.propose(room));
+        }
+    }
+
     /// Turns a plan into the arrays of a [`Step`].
     fn fill_buffers(&mut self, plan: &[PlannedRows]) {
         let b = &mut self.buffers;
@@ -222,7 +233,9 @@ impl Runner {
                 // A known id in the place of the one that the device will put there.
                 b.tokens.push(0);
             } else if let Some(active) = self.active.get(&rows.id) {
-                b.tokens.extend_from_slice(&active.tokens[rows.first..rows.first + rows.rows]);
+                let known = rows.first + rows.rows - rows.proposed;
+                b.tokens.extend_from_slice(&active.tokens[rows.first..known]);
+                b.tokens.extend_from_slice(&active.proposals()[..rows.proposed]);
             }
             for position in rows.first..rows.first + rows.rows {
                 let block = sequence.blocks[position / block_tokens] as usize;
@@ -239,10 +252,10 @@ impl Runner {
                 blocks,
             });
             b.block_tables.extend_from_slice(&sequence.blocks[..blocks]);
-            if rows.wanted {
-                let select = self.active.get(&rows.id).is_some_and(Active::device_select);
-                let want = if select { Want::Select } else { Want::Logits };
-                b.wanted.push(WantedRow { row: first_row + rows.rows - 1, want });
+            let select = self.active.get(&rows.id).is_some_and(Active::device_select);
+            let want = if select { Want::Select } else { Want::Logits };
+            for row in rows.rows - rows.wanted_rows()..rows.rows {
+                b.wanted.push(WantedRow { row: first_row + row, want });
             }
         }
     }
@@ -255,25 +268,24 @@ impl Runner {
             Ok(collected) => collected,
             Err(error) => return self.fail_step(plan, error),
         };
-        let mut index = 0;
+        let mut next_result = 0;
         for rows in &plan {
-            let result = rows.wanted.then(|| {
-                index += 1;
-                collected.row(index - 1)
-            });
+            let results = next_result..next_result + rows.wanted_rows();
+            next_result = results.end;
             let Some(sequence) = queues.running_mut(rows.id) else { continue };
             sequence.in_flight -= 1;
             let Some(request) = active.get_mut(&rows.id) else { continue };
             request.computed(rows.first + rows.rows);
-            let (Some(row), false) = (result, sequence.finished) else { continue };
-            let taken = match row {
-                Row::Logits(logits) => request.choose(logits, shared),
-                Row::Selected(token) => Ok(request.take(token, None, shared)),
-                Row::Hidden(_) => Ok(None),
-            };
-            let (reason, error) = match taken {
+            if results.is_empty() || sequence.finished {
+                continue;
+            }
+            let results = results.map(|index| collected.row(index));
+            let (taken, ended) = request.take_rows(results, rows.proposed, shared);
+            sequence.known += taken;
+            let (reason, error) = match ended {
                 Ok(None) => {
-                    sequence.known += 1;
+                    // Behind a rejected proposal the positions are written again.
+                    sequence.submitted -= rows.proposed + 1 - taken;
                     continue;
                 }
                 Ok(Some(reason)) => (reason, None),

@@ -14,7 +14,8 @@ use crate::backend::Capabilities;
 use crate::engine::kv_blocks::KvBlocks;
 use std::collections::VecDeque;
 
-/// The part of a request that the scheduler sees.
+/// The part of a request that the scheduler sees. Of proposed tokens only the number: when the step is
+/// collected, `submitted` goes back to the position before the last known token.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence {
     /// Names the request.
@@ -29,6 +30,9 @@ pub struct Sequence {
     pub in_flight: usize,
     /// Whether the device may select this sequence's tokens, so that it can run ahead.
     pub device_select: bool,
+    /// Tokens proposed to follow the known ones, set anew before each step: a decode row may take rows
+    /// for them along.
+    pub proposed: usize,
     /// No more rows are wanted; blocks go back when nothing is in flight.
     pub finished: bool,
     /// Its KV blocks in the order of positions.
@@ -64,10 +68,19 @@ pub struct PlannedRows {
     pub first: usize,
     /// Rows.
     pub rows: usize,
-    /// Whether the last row's result is wanted: it is the last known position.
+    /// Whether the result of the last known position is wanted: its row is among these.
     pub wanted: bool,
     /// Whether its one row takes the token that the step in flight selects.
     pub carry: bool,
+    /// Rows at the end that hold proposed tokens; the results of these and of the one before are wanted.
+    pub proposed: usize,
+}
+
+impl PlannedRows {
+    /// Rows whose results are wanted: the last ones.
+    pub fn wanted_rows(&self) -> usize {
+        if self.wanted { 1 + self.proposed } else { 0 }
+    }
 }
 
 /// The bounds of one step.
@@ -83,6 +96,8 @@ pub struct StepLimits {
     pub chunked: bool,
     /// Prompt rows and decode rows may share a step.
     pub mixed: bool,
+    /// Rows that a step with proposed tokens may have; 0 or 1: none are taken.
+    pub cheap_rows: usize,
 }
 
 impl StepLimits {
@@ -95,8 +110,17 @@ impl StepLimits {
             chunked: capabilities.prefill_over_cache,
             // A whole prompt may fill a step: beside decode rows a long one would never find room.
             mixed: capabilities.mixed_steps && capabilities.prefill_over_cache,
+            cheap_rows: cheap_rows(capabilities),
         }
     }
+}
+
+/// Rows that a step with proposed tokens may have on this device: none where the text could change by it
+/// (its results depend on the batch), where the host does not see the logits in time, and where a step
+/// cannot continue two sequences by different numbers of rows.
+fn cheap_rows(can: &Capabilities) -> usize {
+    let verifies = can.reproducible && !can.device_select && can.prefill_over_cache && can.mixed_steps;
+    if verifies { can.cheap_rows.min(can.logit_rows).min(can.step_tokens) } else { 0 }
 }
 
 /// The sequences of an engine: waiting in order, running in order of age.
@@ -134,7 +158,11 @@ impl Queues {
         plan.clear();
         if limits.mixed {
             self.plan_decode(kv, limits, plan);
+            let decodes = plan.len();
             self.plan_prompts(kv, limits, plan);
+            if plan.len() == decodes {
+                self.plan_proposals(kv, limits, plan);
+            }
             return;
         }
         // In turn, so that a prompt does not wait for the end of the answers, nor an answer for all prompts.
@@ -173,10 +201,42 @@ impl Queues {
                 rows: 1,
                 wanted: true,
                 carry,
+                proposed: 0,
             });
             sequence.submitted += 1;
             sequence.in_flight += 1;
             index += 1;
+        }
+    }
+
+    /// How many proposed tokens each running sequence could take into the next step at most.
+    pub fn room_for_proposals(&self, limits: &StepLimits) -> usize {
+        let running = self.running.iter().filter(|s| !s.finished);
+        let decode = running.clone().all(|s| s.pending() <= 1 && s.decodes());
+        if decode { share(limits, running.count()) } else { 0 }
+    }
+
+    /// Adds rows of proposed tokens to the decode rows of a step that holds nothing else, as far as the
+    /// step stays cheap. They take blocks that are free, and none that a running sequence may want next:
+    /// a proposal never puts anyone back. Blocks behind a rejected proposal stay with the sequence, which grows
+    /// into them.
+    fn plan_proposals(&mut self, kv: &mut KvBlocks, limits: &StepLimits, plan: &mut [PlannedRows]) {
+        let share = share(limits, plan.len());
+        if share == 0 {
+            return;
+        }
+        let reserve = plan.len();
+        for rows in plan.iter_mut() {
+            let Some(sequence) = self.running_mut(rows.id) else { continue };
+            let spare = kv.free_blocks().saturating_sub(reserve);
+            let held = (sequence.blocks.len() + spare).saturating_mul(kv.block_tokens());
+            let most = sequence.positions_max.min(held).saturating_sub(sequence.submitted);
+            let proposed = sequence.proposed.min(share).min(most);
+            if proposed > 0 && kv.grow(&mut sequence.blocks, sequence.submitted + proposed) {
+                sequence.submitted += proposed;
+                rows.rows += proposed;
+                rows.proposed = proposed;
+            }
         }
     }
 
@@ -257,185 +317,15 @@ impl Queues {
         sequence.submitted += rows;
         sequence.in_flight += 1;
         let wanted = sequence.submitted == sequence.known;
-        plan.push(PlannedRows { id: sequence.id, first, rows, wanted, carry: false });
+        plan.push(PlannedRows { id: sequence.id, first, rows, wanted, carry: false, proposed: 0 });
         *budget -= rows;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LIMITS: StepLimits =
-        StepLimits { tokens: 64, prompt_tokens_beside_decode: 16, sequences: 4, chunked: true, mixed: true };
-
-    fn sequence(id: u64, prompt: usize, new: usize) -> Sequence {
-        Sequence { id, known: prompt, positions_max: prompt + new - 1, ..Sequence::default() }
-    }
-
-    /// What the engine does with a collected step of a device that needs the host to choose.
-    fn collect(queues: &mut Queues, plan: &[PlannedRows]) {
-        for rows in plan {
-            let sequence = queues.running_mut(rows.id).unwrap();
-            sequence.in_flight -= 1;
-            if rows.wanted && !sequence.finished {
-                if sequence.submitted == sequence.positions_max {
-                    sequence.finished = true;
-                } else {
-                    sequence.known += 1;
-                }
-            }
-        }
-    }
-
-    fn tables(queues: &Queues) -> impl Iterator<Item = &[u32]> {
-        queues.running.iter().chain(&queues.waiting).map(|s| s.blocks.as_slice())
-    }
-
-    #[test]
-    fn a_long_prompt_is_chunked_and_leaves_room_for_decode() {
-        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-        queues.waiting.push_back(sequence(1, 10, 8));
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        assert_eq!(plan, [PlannedRows { id: 1, first: 0, rows: 10, wanted: true, carry: false }]);
-        collect(&mut queues, &plan);
-        queues.waiting.push_back(sequence(2, 100, 8));
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.wanted)).collect();
-        assert_eq!(rows, [(1, 10, 1, true), (2, 0, 16, false)]);
-    }
-
-    #[test]
-    fn whole_prompts_where_the_device_cannot_attend_over_the_cache() {
-        let limits = StepLimits { chunked: false, mixed: false, ..LIMITS };
-        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-        queues.waiting.push_back(sequence(1, 40, 4));
-        queues.waiting.push_back(sequence(2, 40, 4));
-        queues.schedule(&mut kv, &limits, &mut plan);
-        assert_eq!(plan.iter().map(|p| p.id).collect::<Vec<_>>(), [1], "40 + 40 rows do not fit whole");
-        collect(&mut queues, &plan);
-        queues.schedule(&mut kv, &limits, &mut plan);
-        assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(1, 1)], "decode alone");
-    }
-
-    #[test]
-    fn prompts_and_answers_take_turns_where_they_share_no_step() {
-        // A prompt waited for the end of every answer that was being made when it came.
-        for chunked in [false, true] {
-            let limits = StepLimits { chunked, mixed: false, ..LIMITS };
-            let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-            queues.waiting.push_back(sequence(1, 4, 100));
-            let mut seen = Vec::new();
-            for step in 0..8 {
-                if step == 2 {
-                    queues.waiting.push_back(sequence(2, 60, 3));
-                    queues.waiting.push_back(sequence(3, 60, 3));
-                }
-                queues.schedule(&mut kv, &limits, &mut plan);
-                seen.push(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>());
-                collect(&mut queues, &plan);
-                queues.retire(&mut kv);
-            }
-            assert_eq!(seen[..2], [[(1, 4)], [(1, 1)]], "{chunked}");
-            assert_eq!(seen[2][0], (2, 60), "{chunked}: {seen:?}");
-            let third = seen.iter().position(|step| step.iter().any(|rows| rows.0 == 3));
-            assert!(third.is_some_and(|step| step <= 4), "{chunked}: {seen:?}");
-            let of_first = seen.iter().filter(|step| step.contains(&(1, 1))).count();
-            assert!(of_first >= 3, "{chunked}: {seen:?}");
-        }
-    }
-
-    #[test]
-    fn whole_prompts_never_share_a_step_with_decode_rows() {
-        let capabilities = Capabilities {
-            block_tokens: 128,
-            prefill_over_cache: false,
-            mixed_steps: true,
-            device_select: false,
-            reproducible: false,
-            step_tokens: 64,
-            step_sequences: 4,
-        };
-        let limits = StepLimits::of(&capabilities);
-        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-        queues.waiting.push_back(sequence(1, 4, 100));
-        queues.schedule(&mut kv, &limits, &mut plan);
-        collect(&mut queues, &plan);
-        queues.waiting.push_back(sequence(2, 64, 3));
-        queues.schedule(&mut kv, &limits, &mut plan);
-        collect(&mut queues, &plan);
-        queues.schedule(&mut kv, &limits, &mut plan);
-        assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(2, 64)]);
-    }
-
-    #[test]
-    fn the_youngest_gives_way_when_blocks_run_out() {
-        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(4, 16), Vec::new());
-        queues.waiting.push_back(sequence(1, 31, 20));
-        queues.waiting.push_back(sequence(2, 31, 20));
-        for _ in 0..3 {
-            queues.schedule(&mut kv, &LIMITS, &mut plan);
-            collect(&mut queues, &plan);
-        }
-        assert_eq!(queues.running.iter().map(|s| s.id).collect::<Vec<_>>(), [1]);
-        assert_eq!(queues.waiting[0].id, 2);
-        assert_eq!(queues.waiting[0].submitted, 0);
-        kv.check_integrity(tables(&queues)).unwrap();
-    }
-
-    #[test]
-    fn a_device_that_selects_runs_one_step_ahead() {
-        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(8, 16), Vec::new());
-        queues.waiting.push_back(Sequence { device_select: true, ..sequence(1, 4, 3) });
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        assert_eq!(plan, [PlannedRows { id: 1, first: 4, rows: 1, wanted: true, carry: true }]);
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
-        assert!(plan.is_empty(), "three tokens need six positions: {plan:?}");
-    }
-
-    proptest! {
-        /// Random arrivals, lengths and ends: every sequence ends, no row is planned twice or skipped,
-        /// no step is over its bounds, and no block is lost.
-        #[test]
-        fn random_histories(
-            lengths in proptest::collection::vec((1usize..90, 1usize..40, 0usize..6), 1..12),
-            blocks in 9usize..24,
-            (chunked, mixed) in prop_oneof![Just((true, true)), Just((true, false)), Just((false, false))],
-        ) {
-            let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, chunked, mixed };
-            let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(blocks, 16), Vec::new());
-            let mut arrivals: VecDeque<_> = lengths.iter().enumerate().collect();
-            let mut done = 0;
-            for step in 0..4000 {
-                while arrivals.front().is_some_and(|(_, l)| l.2 <= step) {
-                    let (id, &(prompt, new, _)) = arrivals.pop_front().unwrap();
-                    queues.waiting.push_back(sequence(id as u64, prompt, new));
-                }
-                queues.schedule(&mut kv, &limits, &mut plan);
-                let rows: usize = plan.iter().map(|p| p.rows).sum();
-                prop_assert!(rows <= limits.tokens && plan.len() <= limits.sequences);
-                for rows in &plan {
-                    let sequence = queues.running.iter().find(|s| s.id == rows.id).unwrap();
-                    prop_assert_eq!(rows.first + rows.rows, sequence.submitted);
-                    prop_assert!(sequence.blocks.len() * 16 >= sequence.submitted);
-                    prop_assert!(sequence.submitted <= sequence.positions_max);
-                }
-                let decodes = plan.iter().filter(|p| p.rows == 1 && p.first > 0 && p.wanted).count();
-                prop_assert!(mixed || decodes == 0 || decodes == plan.len(), "{:?}", plan);
-                kv.check_integrity(tables(&queues)).map_err(TestCaseError::fail)?;
-                let idle = plan.is_empty() && queues.running.is_empty() && queues.waiting.is_empty();
-                collect(&mut queues, &plan);
-                done += queues.running.iter().filter(|s| s.finished && s.in_flight == 0).count();
-                queues.retire(&mut kv);
-                if idle && arrivals.is_empty() {
-                    break;
-                }
-            }
-            prop_assert_eq!(done, lengths.len());
-            prop_assert_eq!(kv.free_blocks(), blocks);
-        }
-    }
+/// Guessed tokens of each of `sequences` sequences in a step that stays cheap.
+fn share(limits: &StepLimits, sequences: usize) -> usize {
+    (limits.cheap_rows / sequences.max(1)).saturating_sub(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,6 +127,10 @@ pub struct GenArgs {
     /// Take special-token text in the prompt as ordinary text
     #[arg(long)]
     pub no_parse_special: bool,
+    /// Verify up to N tokens a step that are looked up in the text so far: the same answer, sooner where it
+    /// repeats the prompt; 0: off
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub speculate: u32,
 }
 
 impl GenArgs {
@@ -162,6 +166,7 @@ impl GenArgs {
             show_special: self.show_special,
             no_add_special: self.no_special,
             no_parse_special: self.no_parse_special,
+            speculate: self.speculate,
             ..GenParams::default()
         }
     }

@@ -208,6 +208,10 @@ pub fn report(answer: &Answer, seed: Option<u64>) {
             Finish::Error => "failed",
         }
     );
+    if times.proposed_tokens > 0 {
+        let (right, all) = (times.accepted_tokens, times.proposed_tokens);
+        line.push_str(&format!(", {right} of {} looked up", console::tokens(all)));
+    }
     if let Some(seed) = seed {
         line.push_str(&format!(", seed {seed}"));
     }

@@ -95,27 +95,29 @@ fn wait_for(request: &Request, tokens: u32) {
     }
 }
 
-/// Two requests that nobody reads from, with text and stop strings: what is unread grows by doubling, and
-/// nothing else is taken from one token to the next.
+/// Two requests that nobody reads from, with text and stop strings, one of them speculating: what is unread
+/// grows by doubling, and nothing else is taken from one token to the next.
 fn the_engines_loop_takes_no_memory() {
     let dir = TempDir::new();
     TinyModel { context: 1200, ..TinyModel::default() }.write_dir(dir.path());
     let options = LoadOptions { device: "cpu".into(), threads: 2, ..LoadOptions::default() };
     let engine = open::load(dir.path(), &options, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
     let sampling = SamplingParams { temperature: 0.9, top_k: 40, repeat_penalty: 1.1, ..Default::default() };
-    let params = |sampling| GenParams {
+    let params = |sampling, speculate| GenParams {
+        speculate,
         max_tokens: 1000,
         ignore_eos: true,
         stop: vec!["never said".into()],
         sampling,
         ..GenParams::default()
     };
-    let submit = |sampling| engine.submit(Input::Tokens(vec![5; 30]), params(sampling)).unwrap();
-    let requests = [submit(sampling), submit(SamplingParams::default())];
+    let submit = |sampling, n| engine.submit(Input::Tokens(vec![5; 30]), params(sampling, n)).unwrap();
+    let requests = [submit(sampling, 0), submit(SamplingParams::default(), 7)];
     requests.iter().for_each(|request| wait_for(request, 200));
     let before = CALLS.load(Ordering::Relaxed);
     requests.iter().for_each(|request| wait_for(request, 1000));
     let calls = CALLS.load(Ordering::Relaxed) - before;
+    assert!(requests[1].timings().accepted_tokens > 100, "{:?}", requests[1].timings());
     // Text, tokens and their probabilities double three times on the way; the ends take a little too.
     assert!(calls <= 2 * 3 * 4 + 16, "{calls} allocations for 1600 tokens");
 }

@@ -1,5 +1,6 @@
 /* Generation: whole and streamed, stopped, refused, and with handles freed under it. */
 #include "check.h"
+#include <stddef.h>
 
 struct seen {
     char text[1 << 16];
@@ -79,6 +80,30 @@ static void whole_equals_streamed(aquila_engine *engine) {
     CHECK(strcmp(aquila_result_text(result, NULL), aquila_result_text(again, NULL)) != 0);
     aquila_result_free(again);
     aquila_result_free(result);
+}
+
+/* Speculation changes when a text comes, not what it is. A struct of the header before it has none. */
+static void speculates(aquila_engine *engine) {
+    aquila_gen_params params = short_params(90);
+    aquila_result *plain, *fast, *old;
+    aquila_stats stats;
+    aquila_error error;
+
+    CHECK(params.speculate == 0);
+    EXPECT(aquila_generate(engine, "hello hello hello", &params, &plain, &error), AQUILA_OK);
+    params.speculate = 7;
+    EXPECT(aquila_generate(engine, "hello hello hello", &params, &fast, &error), AQUILA_OK);
+    CHECK(strcmp(aquila_result_text(plain, NULL), aquila_result_text(fast, NULL)) == 0);
+    stats.struct_size = sizeof stats;
+    CHECK(aquila_result_stats(fast, &stats) == AQUILA_OK);
+    CHECK(stats.proposed_tokens > 0 && stats.accepted_tokens <= stats.proposed_tokens);
+    CHECK(strstr(aquila_result_json(fast, NULL), "\"accepted_tokens\":") != NULL);
+    params.struct_size = (uint32_t)offsetof(aquila_gen_params, speculate);
+    EXPECT(aquila_generate(engine, "hello hello hello", &params, &old, &error), AQUILA_OK);
+    CHECK(aquila_result_stats(old, &stats) == AQUILA_OK && stats.proposed_tokens == 0);
+    aquila_result_free(plain);
+    aquila_result_free(fast);
+    aquila_result_free(old);
 }
 
 static void stops(aquila_engine *engine) {
@@ -171,6 +196,8 @@ static void refusals(aquila_engine *engine) {
     REFUSED(params.top_p = 2, params.top_p = 1, "top_p", AQUILA_ERR_ARGUMENT);
     REFUSED(params.top_k = -7, params.top_k = 0, "top_k", AQUILA_ERR_ARGUMENT);
     REFUSED(params.flags = 1u << 31, params.flags = 0, "flags", AQUILA_ERR_UNSUPPORTED);
+    REFUSED(params.speculate = 65, params.speculate = 0, "speculate", AQUILA_ERR_ARGUMENT);
+    REFUSED(params.reserved = 1, params.reserved = 0, "reserved", AQUILA_ERR_UNSUPPORTED);
     REFUSED(params.struct_size = 3, params.struct_size = sizeof params, "struct_size", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = stops, params.n_stop = 2), params.n_stop = 0, "stop[1]", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = NULL, params.n_stop = 2), params.n_stop = 0, "stop", AQUILA_ERR_ARGUMENT);
@@ -209,6 +236,7 @@ int main(int argc, char **argv) {
     if (argc != 2) return 2;
     engine = load(argv[1]);
     whole_equals_streamed(engine);
+    speculates(engine);
     stops(engine);
     refusals(engine);
     freed_inside_the_callback(argv[1]);

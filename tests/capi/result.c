@@ -31,6 +31,7 @@ int main(int argc, char **argv) {
     stats.struct_size = sizeof stats;
     CHECK(aquila_result_stats(result, &stats) == AQUILA_OK);
     CHECK(stats.prompt_tokens > 0 && stats.output_tokens == 5 && stats.total_ms >= stats.first_token_ms);
+    CHECK(stats.proposed_tokens == 0 && stats.accepted_tokens == 0);
     memset(&future, 0xAA, sizeof future);
     future.known.struct_size = sizeof future;
     CHECK(aquila_result_stats(result, &future.known) == AQUILA_OK);

@@ -151,3 +151,15 @@ fn ctrl_c_stops_the_answer_and_is_told_to_the_shell() {
     assert!(stderr(&output).contains("stopped"), "the times are still told: {}", stderr(&output));
     assert!(rest.ends_with(b"\n"));
 }
+
+#[test]
+fn speculation_gives_the_same_answer_and_says_what_it_looked_up() {
+    let model = model(|_| {});
+    let args = ["run", text(model.path()), "hello hello hello hello", "-n", "90", "--ignore-eos"];
+    let plain = run(&args);
+    let fast = aquila().args(args).args(["--speculate", "7"]).output().unwrap();
+    expect_code(&fast, 0);
+    assert_eq!(stdout(&fast), stdout(&plain));
+    assert!(stderr(&fast).contains(" looked up"), "{}", stderr(&fast));
+    assert!(!stderr(&plain).contains("looked up"));
+}

@@ -2,8 +2,12 @@
 //! and the CPU. What a request gives must not depend on the device, on what else runs, on preemption
 //! or on failures of others.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod mock;
 mod model;
+mod speculation;
 
 use aquila::backend::cpu::CpuBackend;
 use aquila::backend::cpu::isa::Level;

@@ -22,6 +22,7 @@ pub struct Manner {
     pub kv_blocks: usize,
     pub block_tokens: usize,
     pub step_tokens: usize,
+    pub cheap_rows: usize,
     /// Submits that fail, counted from 0.
     pub failing_submits: Vec<u64>,
     /// Collects that fail, counted from 0.
@@ -40,6 +41,7 @@ impl Default for Manner {
             kv_blocks: 16,
             block_tokens: BLOCK_TOKENS,
             step_tokens: 256,
+            cheap_rows: 8,
             failing_submits: Vec::new(),
             failing_collects: Vec::new(),
             panicking_submit: None,
@@ -111,6 +113,8 @@ impl Mock {
             reproducible: true,
             step_tokens: manner.step_tokens,
             step_sequences: 8,
+            logit_rows: 8,
+            cheap_rows: manner.cheap_rows,
         };
         Mock {
             capabilities,
@@ -160,6 +164,7 @@ impl Mock {
             let prompts = step.sequences.iter().filter(|s| s.context == s.rows).count();
             assert!(prompts == 0 || prompts == step.sequences.len(), "prompt and decode rows are mixed");
         }
+        assert!(step.wanted.len() <= self.capabilities.logit_rows);
         assert!(step.wanted.windows(2).all(|w| w[0].row < w[1].row));
         assert!(step.carry.is_empty() || self.manner.device_select);
         for carry in step.carry {

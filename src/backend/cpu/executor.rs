@@ -184,10 +184,10 @@ impl CpuExecutor {
         );
         let logits = step.wanted.iter().filter(|w| w.want == Want::Logits).count();
         crate::ensure!(
-            logits <= self.capabilities.step_sequences,
+            logits <= self.capabilities.logit_rows,
             Argument,
             "step: logits of {logits} rows, expected at most {}",
-            self.capabilities.step_sequences
+            self.capabilities.logit_rows
         );
         Ok(())
     }

@@ -95,6 +95,8 @@ fn rig(prefill_over_cache: bool) -> (Rig, Arc<Mutex<Vec<Seen>>>) {
         reproducible: true,
         step_tokens: 10,
         step_sequences: 4,
+        logit_rows: 4,
+        cheap_rows: 1,
     };
     let executor = Checker {
         can,

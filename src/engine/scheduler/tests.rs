@@ -1,0 +1,253 @@
+//! Tables and random histories of the scheduler.
+
+use super::*;
+use proptest::prelude::*;
+
+const LIMITS: StepLimits = StepLimits {
+    tokens: 64,
+    prompt_tokens_beside_decode: 16,
+    sequences: 4,
+    chunked: true,
+    mixed: true,
+    cheap_rows: 8,
+};
+
+fn sequence(id: u64, prompt: usize, new: usize) -> Sequence {
+    Sequence { id, known: prompt, positions_max: prompt + new - 1, ..Sequence::default() }
+}
+
+/// What the engine does with a collected step of a device that needs the host to choose.
+fn collect(queues: &mut Queues, plan: &[PlannedRows]) {
+    collect_right(queues, plan, 0);
+}
+
+/// The same where the first `right` proposed tokens of each sequence are right.
+fn collect_right(queues: &mut Queues, plan: &[PlannedRows], right: usize) {
+    for rows in plan {
+        let sequence = queues.running_mut(rows.id).unwrap();
+        sequence.in_flight -= 1;
+        if rows.wanted && !sequence.finished {
+            sequence.submitted -= rows.proposed - rows.proposed.min(right);
+            sequence.known = sequence.submitted;
+            if sequence.submitted == sequence.positions_max {
+                sequence.finished = true;
+            } else {
+                sequence.known += 1;
+            }
+        }
+    }
+}
+
+fn tables(queues: &Queues) -> impl Iterator<Item = &[u32]> {
+    queues.running.iter().chain(&queues.waiting).map(|s| s.blocks.as_slice())
+}
+
+#[test]
+fn a_long_prompt_is_chunked_and_leaves_room_for_decode() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 10, 8));
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    assert_eq!(plan, [PlannedRows { id: 1, first: 0, rows: 10, wanted: true, carry: false, proposed: 0 }]);
+    collect(&mut queues, &plan);
+    queues.waiting.push_back(sequence(2, 100, 8));
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.wanted)).collect();
+    assert_eq!(rows, [(1, 10, 1, true), (2, 0, 16, false)]);
+}
+
+#[test]
+fn whole_prompts_where_the_device_cannot_attend_over_the_cache() {
+    let limits = StepLimits { chunked: false, mixed: false, ..LIMITS };
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 40, 4));
+    queues.waiting.push_back(sequence(2, 40, 4));
+    queues.schedule(&mut kv, &limits, &mut plan);
+    assert_eq!(plan.iter().map(|p| p.id).collect::<Vec<_>>(), [1], "40 + 40 rows do not fit whole");
+    collect(&mut queues, &plan);
+    queues.schedule(&mut kv, &limits, &mut plan);
+    assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(1, 1)], "decode alone");
+}
+
+#[test]
+fn prompts_and_answers_take_turns_where_they_share_no_step() {
+    // A prompt waited for the end of every answer that was being made when it came.
+    for chunked in [false, true] {
+        let limits = StepLimits { chunked, mixed: false, ..LIMITS };
+        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+        queues.waiting.push_back(sequence(1, 4, 100));
+        let mut seen = Vec::new();
+        for step in 0..8 {
+            if step == 2 {
+                queues.waiting.push_back(sequence(2, 60, 3));
+                queues.waiting.push_back(sequence(3, 60, 3));
+            }
+            queues.schedule(&mut kv, &limits, &mut plan);
+            seen.push(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>());
+            collect(&mut queues, &plan);
+            queues.retire(&mut kv);
+        }
+        assert_eq!(seen[..2], [[(1, 4)], [(1, 1)]], "{chunked}");
+        assert_eq!(seen[2][0], (2, 60), "{chunked}: {seen:?}");
+        let third = seen.iter().position(|step| step.iter().any(|rows| rows.0 == 3));
+        assert!(third.is_some_and(|step| step <= 4), "{chunked}: {seen:?}");
+        let of_first = seen.iter().filter(|step| step.contains(&(1, 1))).count();
+        assert!(of_first >= 3, "{chunked}: {seen:?}");
+    }
+}
+
+#[test]
+fn whole_prompts_never_share_a_step_with_decode_rows() {
+    let capabilities = Capabilities {
+        block_tokens: 128,
+        prefill_over_cache: false,
+        mixed_steps: true,
+        device_select: false,
+        reproducible: false,
+        step_tokens: 64,
+        step_sequences: 4,
+        logit_rows: 8,
+        cheap_rows: 8,
+    };
+    let limits = StepLimits::of(&capabilities);
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 4, 100));
+    queues.schedule(&mut kv, &limits, &mut plan);
+    collect(&mut queues, &plan);
+    queues.waiting.push_back(sequence(2, 64, 3));
+    queues.schedule(&mut kv, &limits, &mut plan);
+    collect(&mut queues, &plan);
+    queues.schedule(&mut kv, &limits, &mut plan);
+    assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(2, 64)]);
+}
+
+#[test]
+fn the_youngest_gives_way_when_blocks_run_out() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(4, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 31, 20));
+    queues.waiting.push_back(sequence(2, 31, 20));
+    for _ in 0..3 {
+        queues.schedule(&mut kv, &LIMITS, &mut plan);
+        collect(&mut queues, &plan);
+    }
+    assert_eq!(queues.running.iter().map(|s| s.id).collect::<Vec<_>>(), [1]);
+    assert_eq!(queues.waiting[0].id, 2);
+    assert_eq!(queues.waiting[0].submitted, 0);
+    kv.check_integrity(tables(&queues)).unwrap();
+}
+
+#[test]
+fn a_device_that_selects_runs_one_step_ahead() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(8, 16), Vec::new());
+    queues.waiting.push_back(Sequence { device_select: true, ..sequence(1, 4, 3) });
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    assert_eq!(plan, [PlannedRows { id: 1, first: 4, rows: 1, wanted: true, carry: true, proposed: 0 }]);
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    assert!(plan.is_empty(), "three tokens need six positions: {plan:?}");
+}
+
+#[test]
+fn proposed_tokens_fill_cheap_steps_and_wrong_ones_are_computed_again() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 15, 30));
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    collect(&mut queues, &plan);
+    let mut step = |queues: &mut Queues, proposed, right| {
+        queues.running.iter_mut().for_each(|s| s.proposed = proposed);
+        queues.schedule(&mut kv, &LIMITS, &mut plan);
+        let seen: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.proposed)).collect();
+        collect_right(queues, &plan, right);
+        queues.retire(&mut kv);
+        seen
+    };
+    assert_eq!(step(&mut queues, 9, 3), [(1, 15, 8, 7)], "no more than 8 rows");
+    assert_eq!(step(&mut queues, 2, 2), [(1, 19, 3, 2)], "behind the third proposal all is done again");
+    assert_eq!((queues.running[0].known, queues.running[0].blocks.len()), (23, 2));
+    queues.waiting.push_back(sequence(2, 20, 30));
+    assert_eq!(queues.room_for_proposals(&LIMITS), 7);
+    assert_eq!(step(&mut queues, 5, 0), [(1, 22, 1, 0), (2, 0, 16, 0)], "none beside a prompt");
+    assert_eq!(queues.room_for_proposals(&LIMITS), 0);
+    assert_eq!(step(&mut queues, 5, 0), [(1, 23, 1, 0), (2, 16, 4, 0)]);
+    assert_eq!(queues.room_for_proposals(&LIMITS), 3);
+    assert_eq!(step(&mut queues, 5, 5), [(1, 24, 4, 3), (2, 20, 4, 3)], "two share the eight rows");
+    (3..7).for_each(|id| queues.waiting.push_back(sequence(id, 1, 99)));
+    step(&mut queues, 0, 0);
+    assert_eq!((queues.running.len(), queues.room_for_proposals(&LIMITS)), (4, 1));
+    queues.running[1..].iter_mut().for_each(|s| s.finished = true);
+    step(&mut queues, 0, 0);
+    queues.waiting.clear();
+    queues.running.truncate(1);
+    for known in [38, 41] {
+        queues.running[0].known = known;
+        queues.running[0].submitted = known - 1;
+        let left = 44 - known;
+        assert_eq!(step(&mut queues, 7, 0), [(1, known - 1, 1 + left, left)], "44 positions in all");
+    }
+}
+
+#[test]
+fn proposals_leave_the_blocks_that_others_want_next() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(5, 16), Vec::new());
+    queues.waiting.push_back(sequence(1, 12, 40));
+    queues.waiting.push_back(sequence(2, 12, 40));
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    collect(&mut queues, &plan);
+    queues.running.iter_mut().for_each(|s| (s.known, s.submitted, s.proposed) = (15, 14, 3));
+    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows)).collect();
+    assert_eq!(rows, [(1, 14, 4), (2, 14, 2)], "of three free blocks two are kept");
+    kv.check_integrity(tables(&queues)).unwrap();
+}
+
+proptest! {
+    /// Random arrivals, lengths and ends: every sequence ends, no row is planned twice or skipped,
+    /// no step is over its bounds, and no block is lost.
+    #[test]
+    fn random_histories(
+        lengths in proptest::collection::vec((1usize..90, 1usize..40, 0usize..6), 1..12),
+        blocks in 9usize..24,
+        proposals in proptest::collection::vec((0usize..9, 0usize..9), 1..30),
+        (chunked, mixed) in prop_oneof![Just((true, true)), Just((true, false)), Just((false, false))],
+    ) {
+        let cheap_rows = if mixed { 8 } else { 0 };
+        let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, chunked, mixed, cheap_rows };
+        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(blocks, 16), Vec::new());
+        let mut arrivals: VecDeque<_> = lengths.iter().enumerate().collect();
+        let mut done = 0;
+        for step in 0..4000 {
+            while arrivals.front().is_some_and(|(_, l)| l.2 <= step) {
+                let (id, &(prompt, new, _)) = arrivals.pop_front().unwrap();
+                queues.waiting.push_back(sequence(id as u64, prompt, new));
+            }
+            let room = queues.room_for_proposals(&limits);
+            for (index, sequence) in queues.running.iter_mut().enumerate() {
+                sequence.proposed = proposals[(step + index) % proposals.len()].0.min(room);
+            }
+            queues.schedule(&mut kv, &limits, &mut plan);
+            let rows: usize = plan.iter().map(|p| p.rows).sum();
+            prop_assert!(rows <= limits.tokens && plan.len() <= limits.sequences);
+            for rows in &plan {
+                let sequence = queues.running.iter().find(|s| s.id == rows.id).unwrap();
+                prop_assert_eq!(rows.first + rows.rows, sequence.submitted);
+                prop_assert!(sequence.blocks.len() * 16 >= sequence.submitted);
+                prop_assert!(sequence.submitted <= sequence.positions_max);
+            }
+            if plan.iter().any(|p| p.proposed > 0) {
+                prop_assert!(rows <= cheap_rows && plan.iter().all(|p| p.rows == 1 + p.proposed), "{plan:?}");
+            }
+            let decodes = plan.iter().filter(|p| p.rows == 1 && p.first > 0 && p.wanted).count();
+            prop_assert!(mixed || decodes == 0 || decodes == plan.len(), "{:?}", plan);
+            kv.check_integrity(tables(&queues)).map_err(TestCaseError::fail)?;
+            let idle = plan.is_empty() && queues.running.is_empty() && queues.waiting.is_empty();
+            collect_right(&mut queues, &plan, proposals[step % proposals.len()].1);
+            done += queues.running.iter().filter(|s| s.finished && s.in_flight == 0).count();
+            queues.retire(&mut kv);
+            if idle && arrivals.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(done, lengths.len());
+        prop_assert_eq!(kv.free_blocks(), blocks);
+    }
+}
