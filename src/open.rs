@@ -386,10 +386,10 @@ fn kv_type(name: &str) -> Result<KvType> {
         "f32" => Ok(KvType::F32),
         "f16" => Ok(KvType::F16),
         "bf16" => Ok(KvType::Bf16),
-        "i8" => {
-            crate::bail!(Unsupported, "kv_dtype \"i8\": this version of libaquila has f32, f16 and bf16 only")
+        "i8" => Ok(KvType::I8),
+        other => {
+            crate::bail!(Argument, "kv_dtype: expected \"f32\", \"f16\", \"bf16\" or \"i8\", found {other:?}")
         }
-        other => crate::bail!(Argument, "kv_dtype: expected \"f32\", \"f16\" or \"bf16\", found {other:?}"),
     }
 }
 

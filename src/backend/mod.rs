@@ -188,6 +188,9 @@ pub enum KvType {
     F16,
     /// 2 bytes an element.
     Bf16,
+    /// Signed bytes with a scale for each key and value of a head: half the memory and the reading of 16
+    /// bits, and a little less exact.
+    I8,
 }
 
 /// What the engine asks of an executor when it is planned and opened.

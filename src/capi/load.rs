@@ -41,7 +41,8 @@ pub struct aquila_load_options {
     /// How weights are held: NULL as stored; "f32", "f16", "bf16", or quantised while loading: "q8", "q4" (with
     /// 8 bits for embedding and head).
     pub dtype: *const c_char,
-    /// How keys and values are held: NULL like the weights (f16 where those are quantised); "f32", "f16", "bf16".
+    /// How keys and values are held: NULL like the weights (f16 where those are quantised); "f32", "f16", "bf16", or
+    /// "i8": bytes with a scale for each key and value of a head, half the memory of 16 bits.
     pub kv_dtype: *const c_char,
     /// A tokenizer.json, or a directory that holds the tokenizer's files; NULL beside the weights.
     pub tokenizer: *const c_char,

@@ -19,7 +19,7 @@ pub struct LoadArgs {
     /// Type of the weights in use: f32, f16, bf16, q8, q4 [default: as stored]
     #[arg(long)]
     pub dtype: Option<String>,
-    /// Type of cached keys and values: f32, f16, bf16 [default: like the weights]
+    /// Type of cached keys and values: f32, f16, bf16, i8 [default: like the weights]
     #[arg(long)]
     pub kv_dtype: Option<String>,
     /// Worker threads; 0: the processors this process may use

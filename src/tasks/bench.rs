@@ -35,7 +35,7 @@ pub struct BenchArgs {
     /// Types of the weights in use: f32, f16, bf16, q8, q4 [default: as stored]
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<String>,
-    /// Type of cached keys and values: f32, f16, bf16 [default: like the weights]
+    /// Type of cached keys and values: f32, f16, bf16, i8 [default: like the weights]
     #[arg(long)]
     kv_dtype: Option<String>,
     /// Runs of each test; the median counts

@@ -8,7 +8,7 @@ use aquila::backend::cpu::isa::Level;
 use aquila::backend::cpu::kernels::kv::BLOCK_TOKENS;
 use aquila::backend::cpu::kernels::panels::activations::token_bytes;
 use aquila::backend::cpu::kernels::{
-    Attention, Dense, Element, Input, Kernels, KvLayout, Matrix, Packed, Packing, Scratch,
+    Attention, Dense, Element, Input, Kernels, KvElement, KvLayout, Matrix, Packed, Packing, Scratch,
 };
 use aquila::base::buffer::Buffer;
 use aquila::base::region::Region;
@@ -45,7 +45,9 @@ fn main() {
     for (kv_heads, context, rows) in
         [(32, 512, 1), (32, 2048, 1), (8, 2048, 1), (32, 512, 512), (32, 2048, 512)]
     {
-        bench.attention(Element::F16, kv_heads, context, rows);
+        for element in [KvElement::Plain(Element::F16), KvElement::I8] {
+            bench.attention(element, kv_heads, context, rows);
+        }
     }
     bench.small();
 }
@@ -167,9 +169,10 @@ impl Bench {
         tiles
     }
 
-    fn attention(&self, element: Element, kv_heads: usize, context: usize, rows: usize) {
+    fn attention(&self, element: KvElement, kv_heads: usize, context: usize, rows: usize) {
         let (heads, head_dim) = (32, 128);
-        let name = format!("attention {element:?} {heads}/{kv_heads} heads context={context} rows={rows}");
+        let name =
+            format!("attention {} {heads}/{kv_heads} heads context={context} rows={rows}", element.name());
         if !name.contains(&self.filter) {
             return;
         }

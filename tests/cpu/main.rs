@@ -54,6 +54,12 @@ fn grouped_single_and_all_heads() {
 }
 
 #[test]
+fn keys_and_values_in_bytes() {
+    let model = Model::new(small(), DType::F32, false);
+    compare(&model, model.plain(), None, Some(KvType::I8), 1e-2);
+}
+
+#[test]
 fn biases_and_tied_heads() {
     exact(small(), true);
     exact(DecoderSpec { tied: true, ..small() }, true);

@@ -2,7 +2,7 @@
 
 use super::forward::{Forward, tiles_of};
 use super::kernels::kv::BLOCK_TOKENS;
-use super::kernels::{Element, Kernels};
+use super::kernels::{Kernels, KvElement};
 use super::kv::KvCache;
 use super::lock::Locked;
 use super::pool::Pool;
@@ -288,7 +288,7 @@ pub fn facts(
     threads: usize,
     level: Level,
     used: [bool; FORM_NAMES.len()],
-    kv: Element,
+    kv: KvElement,
 ) -> Vec<(&'static str, String)> {
     let held: Vec<&str> = FORM_NAMES.into_iter().zip(used).filter(|x| x.1).map(|x| x.0).collect();
     let quantised = held.iter().all(|name| name.starts_with('q'));
@@ -302,6 +302,6 @@ pub fn facts(
         ("threads", threads.to_string()),
         ("instructions", level.name().into()),
         ("arithmetic", format!("{held} weights, {arithmetic}")),
-        ("kv cache", kv.dtype().name().into()),
+        ("kv cache", kv.name().into()),
     ]
 }

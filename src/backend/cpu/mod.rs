@@ -41,7 +41,7 @@ use crate::model::weights::WeightSet;
 use executor::{CpuExecutor, Lists, Results};
 use isa::Level;
 use kernels::kv::BLOCK_TOKENS;
-use kernels::{Element, Kernels, KvLayout};
+use kernels::{Element, Kernels, KvElement, KvLayout};
 use kv::KvCache;
 use lock::Locked;
 use memory::{BATCH_DEFAULT, Bounds, Needs};
@@ -121,10 +121,11 @@ impl Setup {
         let batch = if options.max_batch == 0 { BATCH_DEFAULT } else { options.max_batch };
         let survey = Survey::of(spec, weights, options.dtype)?;
         let element = match options.kv_dtype {
-            Some(KvType::F32) => Element::F32,
-            Some(KvType::F16) => Element::F16,
-            Some(KvType::Bf16) => Element::Bf16,
-            None => survey.element.unwrap_or(Element::F16),
+            Some(KvType::F32) => KvElement::Plain(Element::F32),
+            Some(KvType::F16) => KvElement::Plain(Element::F16),
+            Some(KvType::Bf16) => KvElement::Plain(Element::Bf16),
+            Some(KvType::I8) => KvElement::I8,
+            None => KvElement::Plain(survey.element.unwrap_or(Element::F16)),
         };
         let layout = KvLayout { kv_heads: spec.kv_heads, head_dim: spec.head_dim, element };
         let sizes = Sizes {

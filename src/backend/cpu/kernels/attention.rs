@@ -20,10 +20,10 @@
 //! for that query, since even 0 × NaN would leak.
 
 use crate::backend::cpu::isa::Level;
-use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32, Stored};
+use crate::backend::cpu::kernels::convert::{AsBf16, AsF16, AsF32, AsI8, Stored};
 use crate::backend::cpu::kernels::kv::BLOCK_TOKENS;
 use crate::backend::cpu::kernels::simd::{self, Isa, Operation};
-use crate::backend::cpu::kernels::{Element, KvLayout, Scratch};
+use crate::backend::cpu::kernels::{Element, KvElement, KvLayout, Scratch};
 use std::ops::Range;
 
 mod scores;
@@ -110,9 +110,10 @@ impl Operation for OneHead<'_> {
         // SAFETY: the caller of `Kernels::attend` vouches for the pointers.
         unsafe {
             match self.attention.layout.element {
-                Element::F32 => self.all_queries::<I, AsF32>(isa),
-                Element::F16 => self.all_queries::<I, AsF16>(isa),
-                Element::Bf16 => self.all_queries::<I, AsBf16>(isa),
+                KvElement::Plain(Element::F32) => self.all_queries::<I, AsF32>(isa),
+                KvElement::Plain(Element::F16) => self.all_queries::<I, AsF16>(isa),
+                KvElement::Plain(Element::Bf16) => self.all_queries::<I, AsBf16>(isa),
+                KvElement::I8 => self.all_queries::<I, AsI8>(isa),
             }
         }
     }
@@ -189,10 +190,18 @@ impl OneHead<'_> {
             // SAFETY: the tile's blocks and the queries are valid by the caller's promise; `acc` is ours.
             unsafe {
                 scores::scores::<I, S, Q>(isa, queries.map(|query| query.q), head_dim, &tile, &mut scores);
+                let scaled = layout.element == KvElement::I8;
                 let mut kept = [1f32; Q];
                 for i in 0..Q {
+                    if scaled {
+                        tile.scale(isa, tile.keys, layout, &mut scores[i]);
+                    }
                     if seen[i] > 0 {
                         kept[i] = state[i].step(isa, &mut scores[i], seen[i], a.scale, a.clamp);
+                    }
+                    if scaled {
+                        // Weights of unseen keys may become NaN here, but are not read.
+                        tile.scale(isa, tile.values, layout, &mut scores[i]);
                     }
                 }
                 acc.step::<S>(&tile, &scores, kept, seen);
@@ -227,4 +236,32 @@ struct Tile {
     values: [*const u8; TILE_BLOCKS],
     /// How many of the blocks are in use.
     blocks: usize,
+}
+
+impl Tile {
+    /// Multiplies what belongs to each key by its scale in `planes`, the keys or the values.
+    ///
+    /// # Safety
+    /// The blocks in use must be valid, and hold scales.
+    #[inline(always)]
+    unsafe fn scale<I: Isa>(
+        &self,
+        isa: I,
+        planes: [*const u8; TILE_BLOCKS],
+        layout: &KvLayout,
+        x: &mut [f32; TILE_KEYS],
+    ) {
+        for (block, plane) in planes.iter().enumerate().take(self.blocks) {
+            let mut lane = 0;
+            while lane < BLOCK_TOKENS {
+                // SAFETY: a block has 16 keys and as many scales behind its elements.
+                unsafe {
+                    let scale = isa.load(plane.add(layout.element_bytes()).cast::<f32>().add(lane));
+                    let at = x.as_mut_ptr().add(block * BLOCK_TOKENS + lane);
+                    isa.store(isa.mul(isa.load(at), scale), at);
+                }
+                lane += I::LANES;
+            }
+        }
+    }
 }

@@ -119,6 +119,8 @@ stored!(/// f16.
     AsF16, 2, load_f16);
 stored!(/// bf16.
     AsBf16, 2, load_bf16);
+stored!(/// Signed bytes, to be multiplied by a scale that lies elsewhere.
+    AsI8, 1, load_i8);
 
 #[cfg(test)]
 mod tests {

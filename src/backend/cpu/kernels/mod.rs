@@ -41,7 +41,7 @@ pub mod simd;
 mod testing;
 
 pub use attention::Attention;
-pub use kv::KvLayout;
+pub use kv::{KvElement, KvLayout};
 pub use matrix::{Dense, Matrix};
 pub use panels::{Packed, Packing};
 

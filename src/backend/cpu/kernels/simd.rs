@@ -79,6 +79,11 @@ pub(super) unsafe trait Isa: Copy {
     /// # Safety
     /// `at` must be valid for reading them.
     unsafe fn load_bf16(self, at: *const u8) -> Self::V;
+    /// `LANES` signed bytes from any address, as f32.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading them.
+    unsafe fn load_i8(self, at: *const u8) -> Self::V;
     /// `LANES` f32 to any address.
     ///
     /// # Safety

@@ -2,8 +2,19 @@
 //! not depend on what is computed beside it, nor on what unused slots hold.
 
 use super::super::testing::{Engine, bits, random};
-use super::super::{Element, Kernels, convert};
+use super::super::{Element, Kernels, KvElement, convert};
 use super::*;
+
+const F16: KvElement = KvElement::Plain(Element::F16);
+const F32: KvElement = KvElement::Plain(Element::F32);
+
+const F16_AND_I8: [KvElement; 2] = [F16, KvElement::I8];
+
+/// A row as bytes with a scale give it back.
+fn through_bytes(row: &mut [f32]) {
+    let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
+    row.iter_mut().for_each(|x| *x = (*x * (1.0 / scale)).round_ties_even() * scale);
+}
 
 /// A sequence in a cache whose unused slots hold NaN, and its queries.
 struct Case {
@@ -21,7 +32,7 @@ struct Case {
 
 impl Case {
     fn new(
-        element: Element,
+        element: KvElement,
         (kv_heads, group): (usize, usize),
         head_dim: usize,
         past: usize,
@@ -37,9 +48,14 @@ impl Case {
         let mut values = random(context * width, (head_dim + rows) as u32 + 77);
         // What the cache can hold, so that the truth is computed from the same numbers.
         for values in [&mut keys, &mut values] {
-            let mut stored = vec![0; values.len() * element.bytes()];
-            Kernels::new(Level::Scalar).encode(element, values, &mut stored);
-            Kernels::new(Level::Scalar).decode(element, &stored, values);
+            match element {
+                KvElement::Plain(element) => {
+                    let mut stored = vec![0; values.len() * element.bytes()];
+                    Kernels::new(Level::Scalar).encode(element, values, &mut stored);
+                    Kernels::new(Level::Scalar).decode(element, &stored, values);
+                }
+                KvElement::I8 => values.chunks_exact_mut(head_dim).for_each(through_bytes),
+            }
         }
         for token in 0..context {
             let slot = blocks[token / BLOCK_TOKENS] as usize * BLOCK_TOKENS + token % BLOCK_TOKENS;
@@ -126,7 +142,7 @@ impl Case {
 
 #[test]
 fn every_shape_is_right_on_every_engine() {
-    for element in [Element::F32, Element::F16, Element::Bf16] {
+    for element in KvElement::ALL {
         for head_dim in [2, 6, 8, 20, 64, 80, 96, 100, 128, 256] {
             for heads in [(1, 1), (2, 3), (1, 7)] {
                 for (past, rows) in [(0, 1), (14, 3), (200, 1), (61, 6)] {
@@ -141,18 +157,18 @@ fn every_shape_is_right_on_every_engine() {
 #[test]
 fn every_position_in_a_tile_is_right() {
     for context in (1..70).chain([127, 128, 129, 1000]) {
-        Case::new(Element::F16, (1, 1), 16, context - 1, 1).check(&format!("context {context}"));
+        Case::new(F16, (1, 1), 16, context - 1, 1).check(&format!("context {context}"));
     }
 }
 
 #[test]
 fn a_long_context_is_right() {
-    Case::new(Element::F16, (1, 4), 64, 8200, 2).check("context 8202");
+    Case::new(F16, (1, 4), 64, 8200, 2).check("context 8202");
 }
 
 #[test]
 fn scores_are_clamped_before_the_mask() {
-    let mut case = Case::new(Element::F32, (2, 2), 64, 30, 9);
+    let mut case = Case::new(F32, (2, 2), 64, 30, 9);
     case.clamp = Some(0.4);
     case.check("clamped to 0.4");
     let bound = case.attend(Engine::Level(Level::Scalar), 0..9, 9);
@@ -162,8 +178,9 @@ fn scores_are_clamped_before_the_mask() {
 
 #[test]
 fn a_result_does_not_depend_on_its_company() {
-    for (group, head_dim) in [(1, 64), (3, 20), (4, 128), (7, 6), (1, 256)] {
-        let case = Case::new(Element::F16, (2, group), head_dim, 57, 90);
+    let shapes = [(1, 64), (3, 20), (4, 128), (7, 6), (1, 256)];
+    for ((group, head_dim), element) in shapes.into_iter().flat_map(|s| F16_AND_I8.map(|e| (s, e))) {
+        let case = Case::new(element, (2, group), head_dim, 57, 90);
         let stride = case.heads * head_dim;
         for engine in Engine::all() {
             let whole = case.attend(engine, 0..90, 90);
@@ -178,8 +195,12 @@ fn a_result_does_not_depend_on_its_company() {
 
 #[test]
 fn later_and_unused_slots_never_leak() {
+    F16_AND_I8.into_iter().for_each(never_leak);
+}
+
+fn never_leak(element: KvElement) {
     // Infinite values of later tokens in the same block, and NaN in the rest (see `Case::new`).
-    let mut case = Case::new(Element::F16, (1, 1), 64, 3, 6);
+    let mut case = Case::new(element, (1, 1), 64, 3, 6);
     let clean = case.attend(Engine::Level(Level::detect()), 0..1, 1);
     let infinite = vec![f32::INFINITY; 64];
     for token in 4..9 {
@@ -201,7 +222,7 @@ fn later_and_unused_slots_never_leak() {
 #[test]
 fn the_arrays_compute_what_avx2_computes() {
     if Level::detect() >= Level::Avx2 {
-        let case = Case::new(Element::F16, (2, 3), 100, 70, 20);
+        let case = Case::new(F16, (2, 3), 100, 70, 20);
         let avx2 = case.attend(Engine::Level(Level::Avx2), 0..20, 20);
         assert_eq!(bits(&avx2), bits(&case.attend(Engine::Fused8, 0..20, 20)));
     }
@@ -209,7 +230,7 @@ fn the_arrays_compute_what_avx2_computes() {
 
 #[test]
 fn a_stored_token_lies_where_the_layout_says() {
-    let layout = KvLayout { kv_heads: 2, head_dim: 4, element: Element::F32 };
+    let layout = KvLayout { kv_heads: 2, head_dim: 4, element: F32 };
     let mut cache = vec![0u8; 3 * layout.block_bytes()];
     let (keys, values) = (random(8, 1), random(8, 2));
     let kernels = Kernels::new(Level::detect());
@@ -220,6 +241,28 @@ fn a_stored_token_lies_where_the_layout_says() {
         for d in 0..4 {
             assert_eq!(get(layout.key_offset(2, head) + 4 * (16 * d + 5)), keys[4 * head + d]);
             assert_eq!(get(layout.value_offset(2, head) + 4 * (4 * 5 + d)), values[4 * head + d]);
+        }
+    }
+}
+
+#[test]
+fn bytes_keep_every_row_within_half_a_step() {
+    let layout = KvLayout { kv_heads: 1, head_dim: 70, element: KvElement::I8 };
+    for level in Level::available() {
+        let mut cache = vec![0u8; layout.block_bytes()];
+        let (keys, mut values) = (random(70, 1), random(70, 2));
+        values[3] = f32::NEG_INFINITY;
+        // SAFETY: slot 5 lies in block 0.
+        unsafe { Kernels::new(level).kv_store(&layout, cache.as_mut_ptr(), 5, 0..1, &keys, &values) };
+        let scale = |plane: usize| {
+            convert::decode_one(Element::F32, &cache[plane + layout.element_bytes() + 4 * 5..])
+        };
+        let largest = keys.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert_eq!(scale(layout.key_offset(0, 0)), largest / 127.0, "{level}");
+        assert!(scale(layout.value_offset(0, 0)).is_nan(), "{level}: an infinite element must not vanish");
+        for (d, key) in keys.iter().enumerate() {
+            let stored = f32::from(cache[16 * d + 5] as i8) * largest / 127.0;
+            assert!((stored - key).abs() <= largest / 127.0 * 0.501, "{level} {d}: {key} became {stored}");
         }
     }
 }

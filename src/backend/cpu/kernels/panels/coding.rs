@@ -131,8 +131,8 @@ impl Coding for Q4 {
     unsafe fn scales<D: Int8>(d: D, group: *const u8, subgroup: usize, row: usize) -> <D::F as Isa>::V {
         // SAFETY: the caller's promise. The product of 11 and 7 bits is exact in f32.
         unsafe {
-            let factors = group.add(2 * PANEL_ROWS + subgroup * PANEL_ROWS + row).cast();
-            d.floats().mul(f16_scales(d, group, 0, row), d.load_i8(factors))
+            let factors = group.add(2 * PANEL_ROWS + subgroup * PANEL_ROWS + row);
+            d.floats().mul(f16_scales(d, group, 0, row), d.floats().load_i8(factors))
         }
     }
 }

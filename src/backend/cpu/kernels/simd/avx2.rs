@@ -139,6 +139,11 @@ unsafe impl Isa for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, at: *const u8) -> Self::V {
+        // SAFETY: the token, and the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, a: Self::V, at: *mut i8) {
         // SAFETY: the token, and the caller's promise.
         unsafe {

@@ -140,6 +140,11 @@ unsafe impl Isa for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, at: *const u8) -> Self::V {
+        // SAFETY: the token, and the caller's promise.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, a: Self::V, at: *mut i8) {
         // SAFETY: the token, and the caller's promise.
         unsafe { _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))) }

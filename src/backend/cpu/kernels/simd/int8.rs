@@ -52,11 +52,6 @@ pub(in super::super) unsafe trait Int8: Copy {
     fn to_float(self, sums: Self::I) -> <Self::F as Isa>::V;
     /// The codebook in a register.
     fn table(self, codebook: &Codebook) -> Self::Table;
-    /// `LANES` signed bytes as f32.
-    ///
-    /// # Safety
-    /// `at` must be valid for reading them.
-    unsafe fn load_i8(self, at: *const i8) -> <Self::F as Isa>::V;
     /// `4 × LANES` stored weights.
     ///
     /// # Safety

@@ -107,6 +107,11 @@ macro_rules! plain_isa {
                 unsafe { at.cast::<[u16; $lanes]>().write_unaligned(bits) }
             }
             #[inline(always)]
+            unsafe fn load_i8(self, at: *const u8) -> Self::V {
+                // SAFETY: the caller's promise.
+                unsafe { at.cast::<[i8; $lanes]>().read_unaligned() }.map(f32::from)
+            }
+            #[inline(always)]
             unsafe fn store_i8(self, a: Self::V, at: *mut i8) {
                 // SAFETY: the caller's promise.
                 unsafe { at.cast::<[i8; $lanes]>().write_unaligned(a.map(|x| x as i8)) }

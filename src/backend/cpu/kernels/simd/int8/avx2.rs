@@ -62,11 +62,6 @@ macro_rules! common {
             unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(codebook.as_ptr().cast())) }
         }
         #[inline(always)]
-        unsafe fn load_i8(self, at: *const i8) -> __m256 {
-            // SAFETY: the token, and the caller's promise.
-            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
-        }
-        #[inline(always)]
         unsafe fn expand<const HIGH: bool>(self, from: *const u8, table: __m256i, to: *mut u8) {
             // SAFETY: the token, and the caller's promise.
             unsafe { _mm256_storeu_si256(to.cast(), look_up::<HIGH>(from, table)) }

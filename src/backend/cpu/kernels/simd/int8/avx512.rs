@@ -54,11 +54,6 @@ unsafe impl Int8 for Vnni {
         unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(codebook.as_ptr().cast())) }
     }
     #[inline(always)]
-    unsafe fn load_i8(self, at: *const i8) -> __m512 {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
-    }
-    #[inline(always)]
     unsafe fn weights(self, at: *const u8) -> __m512i {
         // SAFETY: the token, and the caller's promise.
         unsafe { _mm512_loadu_si512(at.cast()) }

@@ -42,11 +42,6 @@ unsafe impl Int8 for Plain {
         *codebook
     }
     #[inline(always)]
-    unsafe fn load_i8(self, at: *const i8) -> [f32; 8] {
-        // SAFETY: the caller's promise.
-        unsafe { at.cast::<[i8; 8]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(always)]
     unsafe fn weights(self, at: *const u8) -> Self::W {
         // SAFETY: the caller's promise.
         unsafe { at.cast::<[u8; 32]>().read_unaligned() }.map(signed)
