@@ -144,7 +144,7 @@ extern "C" {
 /** Keep the weights resident (mlock). */
 #define AQUILA_LOAD_MLOCK 2
 
-/** Look at every weight for NaN and infinity. */
+/** Look at every weight for NaN and infinity, and compare all of a packed cache with its checksums. */
 #define AQUILA_LOAD_VERIFY 4
 
 /** Go on past the model's own end-of-sequence ids. */
@@ -316,8 +316,10 @@ typedef struct aquila_load_options {
     /** Name of a built-in chat template, or Jinja text; NULL from the model. */
     const char *chat_template;
     /**
-     * Where packed weights will be kept. This version writes none: NULL, else
-     * AQUILA_ERR_UNSUPPORTED.
+     * A directory where weights that are converted while loading are kept, in a file that the next load maps instead
+     * of converting them; NULL: no file is written. The file is made again when the model's files change or it is
+     * damaged. Where it cannot be read or written the load goes on without it, with a warning in the log. Weights that
+     * are used as stored are not kept.
      */
     const char *cache_dir;
     /** Host bytes to stay within; 0: what the machine has. */
@@ -359,8 +361,9 @@ typedef struct aquila_plan {
     /** Device memory available now; 0 on the CPU. */
     uint64_t device_available;
     /**
-     * Memory that the load would take: KV cache, workspace, and the weights that are not used where
-     * they lie in mapped files.
+     * Memory that the load would take at most: KV cache, workspace, and the weights that are not used where
+     * they lie in mapped files. A good packed cache is such a file; one that is still to be written is not counted
+     * on.
      */
     uint64_t private_bytes;
     /** Numbers in all weights. */

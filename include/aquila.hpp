@@ -127,7 +127,7 @@ inline void check(const Failure &failure) {
 /// How a model is loaded: the fields of aquila_load_options. An empty string is NULL.
 struct LoadOptions {
     std::uint32_t flags = 0;
-    std::string device, dtype, kv_dtype, tokenizer, chat_template;
+    std::string device, dtype, kv_dtype, tokenizer, chat_template, cache_dir;
     std::uint64_t host_memory = 0, device_memory = 0, kv_memory = 0;
     std::uint32_t max_context = 0, max_batch = 0, max_waiting = 0, threads = 0;
     /// Stage, bytes done, bytes in all; false abandons the load.
@@ -142,6 +142,7 @@ struct LoadOptions {
         out.dtype = detail::nullable(dtype);
         out.kv_dtype = detail::nullable(kv_dtype);
         out.tokenizer = detail::nullable(tokenizer);
+        out.cache_dir = detail::nullable(cache_dir);
         out.chat_template = detail::nullable(chat_template);
         out.host_memory = host_memory;
         out.device_memory = device_memory;

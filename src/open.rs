@@ -1,7 +1,9 @@
 //! Path and options in, a running engine out. The only file that names the backends.
 
 use crate::backend::cpu::CpuBackend;
-use crate::backend::{Backend, ComputeType, Executor, ExecutorOptions, KvType, MemoryPlan, Progress};
+use crate::backend::{
+    Backend, ComputeType, Executor, ExecutorOptions, KvType, MemoryPlan, PackedCache, Progress,
+};
 use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::limits;
@@ -29,6 +31,9 @@ pub struct LoadOptions {
     pub tokenizer: Option<PathBuf>,
     /// Name of a built-in template or Jinja text; `None` from the model.
     pub chat_template: Option<String>,
+    /// A directory where converted weights are kept and later mapped; `None`: none are written. A cache that cannot be
+    /// used or written is a warning in the log, never an error of the load.
+    pub cache_dir: Option<PathBuf>,
     /// Host bytes to stay within; 0: what the machine has.
     pub host_memory: u64,
     /// Device bytes to stay within; 0: what the device has.
@@ -47,7 +52,7 @@ pub struct LoadOptions {
     pub no_mmap: bool,
     /// Keep the weights resident.
     pub lock_memory: bool,
-    /// Look at every weight for NaN and infinity.
+    /// Look at every weight for NaN and infinity, and compare a packed cache with its checksums.
     pub verify: bool,
 }
 
@@ -132,6 +137,27 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
     })
 }
 
+/// Converts the weights of a model as `options.dtype` says and keeps them in `options.cache_dir`, an existing
+/// directory, so that later loads map them. A good cache is checked and left alone unless `force` is set. Errors are
+/// those of `load`, and `Io` or `NotFound` where the file cannot be written; `Argument` where nothing is to convert.
+pub fn quantize(
+    model: &Path,
+    options: &LoadOptions,
+    force: bool,
+    progress: Progress<'_>,
+) -> Result<PackedCache> {
+    let Opened { mut checkpoint, backend, executor_options, .. } = Opened::new(model, options)?;
+    if options.verify {
+        checkpoint.scan_finite(|done, total| progress("verify", done, total))?;
+    }
+    if let Some(dir) = &options.cache_dir {
+        checkpoint.keep_packed(dir, true, false);
+    }
+    backend
+        .pack(&checkpoint.spec, &checkpoint.weights, &executor_options, force, progress)
+        .map_err(|error| error.at(model.display()))
+}
+
 /// Loads a model without tokenizer, scheduler and thread: the bare executor, for measurements.
 pub fn open_executor(
     model: &Path,
@@ -154,7 +180,10 @@ struct Opened {
 impl Opened {
     fn new(model: &Path, options: &LoadOptions) -> Result<Opened> {
         let backend = choose_backend(&options.device)?;
-        let checkpoint = Checkpoint::open(model, false)?;
+        let mut checkpoint = Checkpoint::open(model, false)?;
+        if let Some(dir) = &options.cache_dir {
+            checkpoint.keep_packed(dir, options.verify, false);
+        }
         let env = std::env::var_os("MAX_SEQ_LEN").map(|value| value.to_string_lossy().into_owned());
         let context = choose_context(checkpoint.spec.context, options.max_context, env.as_deref())?;
         let executor_options = ExecutorOptions {
@@ -189,9 +218,12 @@ impl Opened {
         }
         let checkpoint = if options.no_mmap {
             drop(checkpoint);
-            Checkpoint::open(&model, true)?
+            let mut copied = Checkpoint::open(&model, true)?;
+            if let Some(dir) = &options.cache_dir {
+                copied.keep_packed(dir, options.verify, true);
+            }
+            copied
         } else {
-            checkpoint.prefetch();
             checkpoint
         };
         let spec = Arc::new(checkpoint.spec.clone());

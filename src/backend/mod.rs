@@ -16,6 +16,7 @@ use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::WeightSet;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub mod cpu;
@@ -242,8 +243,27 @@ pub struct MemoryPlan {
     pub device_available: u64,
     /// What [`Executor::describe`] will say.
     pub facts: Vec<(&'static str, String)>,
+    /// The packed cache that the load will use or write, where one is allowed and something is converted.
+    pub packed: Option<PackedCache>,
     /// Why it does not fit, or `None` where it does.
     pub refusal: Option<String>,
+}
+
+/// A file of converted weights. Bytes and weights are those that are in it, not all of the model's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackedCache {
+    /// Where it is or will be.
+    pub path: PathBuf,
+    /// Matrices and vectors.
+    pub tensors: usize,
+    /// Numbers in them.
+    pub weights: u64,
+    /// Their bytes in the source.
+    pub stored_bytes: u64,
+    /// Their bytes in the cache.
+    pub packed_bytes: u64,
+    /// Whether it was there and good.
+    pub found: bool,
 }
 
 impl MemoryPlan {
@@ -275,6 +295,20 @@ pub trait Backend: Send + Sync {
     /// An impossible combination (a dtype this device lacks) is an error; too little memory is a
     /// plan with a `refusal`.
     fn plan(&self, spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<MemoryPlan>;
+
+    /// Converts the weights and keeps them in the packed cache that `weights` names a place for, unless a good one is
+    /// there; with `force` in any case. `Argument` where there is no place or nothing to convert, `Io` where the file
+    /// cannot be written, `Unsupported` where this device keeps none.
+    fn pack(
+        &self,
+        _spec: &DecoderSpec,
+        _weights: &WeightSet,
+        _options: &ExecutorOptions,
+        _force: bool,
+        _progress: Progress<'_>,
+    ) -> Result<PackedCache> {
+        Err(crate::error!(Unsupported, "device {}: it keeps no packed weights", self.name()))
+    }
 
     /// Takes the memory of `plan` and readies the weights. On error everything is given back.
     fn open(

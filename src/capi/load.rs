@@ -10,7 +10,7 @@ use crate::open::{self, LoadOptions, Plan};
 use std::ffi::{CString, OsStr, c_char, c_void};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 /// Copy the weights into memory instead of mapping the files. A mapped file must not be changed or
@@ -18,7 +18,7 @@ use std::ptr;
 pub const AQUILA_LOAD_NO_MMAP: u32 = 1;
 /// Keep the weights resident (mlock).
 pub const AQUILA_LOAD_MLOCK: u32 = 2;
-/// Look at every weight for NaN and infinity.
+/// Look at every weight for NaN and infinity, and compare all of a packed cache with its checksums.
 pub const AQUILA_LOAD_VERIFY: u32 = 4;
 
 /// Told of progress while loading: the stage, and how much of it is done (bytes). Runs on the thread
@@ -48,8 +48,10 @@ pub struct aquila_load_options {
     pub tokenizer: *const c_char,
     /// Name of a built-in chat template, or Jinja text; NULL from the model.
     pub chat_template: *const c_char,
-    /// Where packed weights will be kept. This version writes none: NULL, else
-    /// AQUILA_ERR_UNSUPPORTED.
+    /// A directory where weights that are converted while loading are kept, in a file that the next load maps instead
+    /// of converting them; NULL: no file is written. The file is made again when the model's files change or it is
+    /// damaged. Where it cannot be read or written the load goes on without it, with a warning in the log. Weights that
+    /// are used as stored are not kept.
     pub cache_dir: *const c_char,
     /// Host bytes to stay within; 0: what the machine has.
     pub host_memory: u64,
@@ -100,11 +102,6 @@ impl aquila_load_options {
     unsafe fn to_options(self) -> Result<LoadOptions> {
         const KNOWN: u32 = AQUILA_LOAD_NO_MMAP | AQUILA_LOAD_MLOCK | AQUILA_LOAD_VERIFY;
         options::check_flags("aquila_load_options: flags", self.flags, KNOWN)?;
-        crate::ensure!(
-            self.cache_dir.is_null(),
-            Unsupported,
-            "cache_dir: this version writes no packed weights, expected NULL"
-        );
         // SAFETY: the caller's promise, for all of these.
         unsafe {
             let text = |name, string| Ok(guard::optional_text(name, string)?.map(str::to_owned));
@@ -112,10 +109,8 @@ impl aquila_load_options {
                 device: text("device", self.device)?.unwrap_or_default(),
                 dtype: text("dtype", self.dtype)?,
                 kv_dtype: text("kv_dtype", self.kv_dtype)?,
-                tokenizer: match self.tokenizer.is_null() {
-                    true => None,
-                    false => Some(path("tokenizer", self.tokenizer)?.to_owned()),
-                },
+                tokenizer: optional_path("tokenizer", self.tokenizer)?,
+                cache_dir: optional_path("cache_dir", self.cache_dir)?,
                 chat_template: text("chat_template", self.chat_template)?,
                 host_memory: self.host_memory,
                 device_memory: self.device_memory,
@@ -154,6 +149,16 @@ unsafe fn path<'a>(name: &str, string: *const c_char) -> Result<&'a Path> {
     Ok(Path::new(OsStr::from_bytes(bytes)))
 }
 
+/// # Safety
+/// `string` is NULL or NUL-terminated.
+unsafe fn optional_path(name: &str, string: *const c_char) -> Result<Option<PathBuf>> {
+    if string.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise is the same.
+    Ok(Some(unsafe { path(name, string) }?.to_owned()))
+}
+
 /// What a load would take, in bytes unless said. Set struct_size before the call.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -174,8 +179,9 @@ pub struct aquila_plan {
     pub host_available: u64,
     /// Device memory available now; 0 on the CPU.
     pub device_available: u64,
-    /// Memory that the load would take: KV cache, workspace, and the weights that are not used where
-    /// they lie in mapped files.
+    /// Memory that the load would take at most: KV cache, workspace, and the weights that are not used where
+    /// they lie in mapped files. A good packed cache is such a file; one that is still to be written is not counted
+    /// on.
     pub private_bytes: u64,
     /// Numbers in all weights.
     pub parameters: u64,

@@ -11,7 +11,7 @@ use crate::base::region::Region;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use std::sync::Arc;
 pub struct SourceFile {
     path: PathBuf,
     len: u64,
+    modified_ns: i64,
     bytes: Bytes,
 }
 
@@ -47,13 +48,14 @@ impl SourceFile {
             path.display(),
             kind_name(&facts.file_type())
         );
-        Ok(SourceFile { path: path.into(), len: facts.len(), bytes: Bytes::File(file) })
+        let modified_ns = facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec());
+        Ok(SourceFile { path: path.into(), len: facts.len(), modified_ns, bytes: Bytes::File(file) })
     }
 
     /// Bytes that are already in memory, under a name for messages.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Self {
         let len = bytes.len() as u64;
-        SourceFile { path: name.into(), len, bytes: Bytes::Memory(bytes.into()) }
+        SourceFile { path: name.into(), len, modified_ns: 0, bytes: Bytes::Memory(bytes.into()) }
     }
 
     /// The path as it was given.
@@ -69,6 +71,11 @@ impl SourceFile {
     /// Length in bytes when it was opened.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// When it was last changed, in ns since 1970, as it was when it was opened; 0 for memory.
+    pub fn modified_ns(&self) -> i64 {
+        self.modified_ns
     }
 
     /// Whether it has no bytes at all.

@@ -8,6 +8,7 @@ pub mod file;
 pub mod gguf;
 pub mod index;
 pub mod json;
+pub mod packed;
 pub mod quant;
 pub mod safetensors;
 pub mod tensor;

@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::base::region::Region;
 use crate::loading::file::SourceFile;
 use crate::loading::json::clip;
+use crate::loading::packed::SourceKey;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
@@ -47,6 +48,7 @@ pub type Named = Vec<(String, StoredTensor)>;
 #[derive(Debug)]
 pub struct TensorTable {
     files: Vec<(String, Region)>,
+    modified_ns: Vec<i64>,
     tensors: HashMap<String, (usize, StoredTensor)>,
 }
 
@@ -54,7 +56,7 @@ impl TensorTable {
     /// The tensors of all files together. Every file is mapped, or with `copy` read into private
     /// memory. A name that stands twice, in one file or in two, is `Format`.
     pub fn new(parts: Vec<(SourceFile, Named)>, copy: bool) -> Result<Self> {
-        let mut table = TensorTable { files: Vec::new(), tensors: HashMap::new() };
+        let mut table = TensorTable { files: Vec::new(), modified_ns: Vec::new(), tensors: HashMap::new() };
         for (file, named) in parts {
             let number = table.files.len();
             for (name, tensor) in named {
@@ -79,6 +81,7 @@ impl TensorTable {
                 limits::TENSORS_MAX
             );
             table.files.push((file.name(), file.region(copy)?));
+            table.modified_ns.push(file.modified_ns());
         }
         Ok(table)
     }
@@ -107,6 +110,12 @@ impl TensorTable {
     /// All names, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The identity of all files together. Both ends of each are read.
+    pub fn source_key(&self) -> SourceKey {
+        let files = self.files.iter().zip(&self.modified_ns);
+        SourceKey::of(files.map(|((name, bytes), time)| (name.as_str(), *time, &**bytes)))
     }
 
     /// The files: name and bytes.

@@ -1,9 +1,10 @@
 //! A checkpoint as a whole: which kind it is, its decoder, its weights, and what else it holds.
 
 use crate::base::error::{Error, Result};
-use crate::loading::file::{self, SourceFile};
+use crate::loading::file::SourceFile;
 use crate::loading::gguf::{self, Gguf};
 use crate::loading::index;
+use crate::loading::packed::Store;
 use crate::loading::safetensors;
 use crate::loading::tensor::{Named, StoredType, TensorTable};
 use crate::loading::tokenizer_files::TokenizerFiles;
@@ -118,11 +119,11 @@ impl Checkpoint {
         self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum()
     }
 
-    /// Asks the system to read the mapped files ahead of their first use.
-    pub fn prefetch(&self) {
-        for (_, region) in self.table.files() {
-            file::prefetch(region);
-        }
+    /// Lets a backend keep converted weights in the directory `dir`, and take them from there. With `verify` every
+    /// payload is compared with its checksum, with `copy` files are read instead of mapped.
+    pub fn keep_packed(&mut self, dir: &Path, verify: bool, copy: bool) {
+        let model = self.names.first().map_or("model", String::as_str);
+        self.weights.keep_packed(Store::new(dir, model, self.table.source_key(), verify, copy));
     }
 
     fn file_names(&self) -> String {

@@ -8,8 +8,12 @@
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
+use crate::loading::file;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
+
+pub use crate::loading::packed;
 
 /// What a tensor does in the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +50,30 @@ pub enum Role {
     FinalNorm,
     /// `[vocab, hidden]`; absent where the embedding is tied.
     Head,
+}
+
+impl Role {
+    /// Its number in packed caches: never changed, never used again.
+    pub const fn number(self) -> u32 {
+        match self {
+            Role::Embedding => 1,
+            Role::AttentionNorm => 2,
+            Role::Query => 3,
+            Role::Key => 4,
+            Role::Value => 5,
+            Role::Output => 6,
+            Role::QueryBias => 7,
+            Role::KeyBias => 8,
+            Role::ValueBias => 9,
+            Role::OutputBias => 10,
+            Role::FfnNorm => 11,
+            Role::Gate => 12,
+            Role::Up => 13,
+            Role::Down => 14,
+            Role::FinalNorm => 15,
+            Role::Head => 16,
+        }
+    }
 }
 
 /// One tensor of the decoder. Tensors outside the layers have layer 0.
@@ -316,6 +344,22 @@ impl Weight {
         self.pieces.iter().all(|p| p.dtype == first).then_some(first)
     }
 
+    /// A hash of how its pieces lie: types, shapes, order of rows. Of two equal files, equal arrangements give equal
+    /// weights.
+    pub fn arrangement(&self) -> u64 {
+        let mut text = String::new();
+        for p in &self.pieces {
+            let at = (p.dtype.name(), p.stored_cols, p.row_map, p.row_offset, p.col_offset, &p.rows, &p.cols);
+            text.push_str(&format!("{at:?};"));
+        }
+        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    }
+
+    /// Asks the system to read it ahead of its first use.
+    pub fn prefetch(&self) {
+        self.pieces.iter().for_each(|piece| file::prefetch(&piece.bytes));
+    }
+
     /// Stored bytes of the elements of this weight.
     pub fn stored_bytes(&self) -> u64 {
         self.pieces.iter().map(Piece::filled_bytes).sum()
@@ -326,9 +370,20 @@ impl Weight {
 #[derive(Clone, Debug, Default)]
 pub struct WeightSet {
     entries: HashMap<WeightId, Weight>,
+    packed: Option<Arc<packed::Store>>,
 }
 
 impl WeightSet {
+    /// Names the place where a backend may keep what it converts.
+    pub fn keep_packed(&mut self, store: packed::Store) {
+        self.packed = Some(Arc::new(store));
+    }
+
+    /// The place where a backend may keep what it converts; `None`: nowhere.
+    pub fn packed(&self) -> Option<&packed::Store> {
+        self.packed.as_deref()
+    }
+
     /// Adds or replaces a weight.
     pub fn insert(&mut self, layer: usize, role: Role, weight: Weight) {
         self.entries.insert(WeightId { layer, role }, weight);

@@ -31,6 +31,9 @@ pub struct LoadArgs {
     /// Tokenizer: a tokenizer.json, or a directory [default: beside the weights]
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
+    /// Keep converted weights in this directory, and map them at the next load
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
     /// Host memory to stay within, for example 8G; 0: what the machine has
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size)]
     pub host_memory: u64,
@@ -46,7 +49,7 @@ pub struct LoadArgs {
     /// Keep the weights from being swapped out
     #[arg(long)]
     pub lock_memory: bool,
-    /// Look at every weight for NaN and infinity while loading
+    /// Look at every weight for NaN and infinity while loading, and at every checksum of the packed cache
     #[arg(long)]
     pub verify: bool,
 }
@@ -59,6 +62,7 @@ impl LoadArgs {
             dtype: self.dtype.clone(),
             kv_dtype: self.kv_dtype.clone(),
             tokenizer: self.tokenizer.clone(),
+            cache_dir: self.cache_dir.clone(),
             host_memory: self.host_memory,
             device_memory: self.device_memory,
             kv_memory: self.kv_memory,

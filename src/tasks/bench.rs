@@ -38,6 +38,9 @@ pub struct BenchArgs {
     /// Type of cached keys and values: f32, f16, bf16, i8 [default: like the weights]
     #[arg(long)]
     kv_dtype: Option<String>,
+    /// Keep converted weights in this directory, and map them at the next load
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
     /// Runs of each test; the median counts
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeat: usize,
@@ -98,6 +101,7 @@ fn measure_engine(args: &BenchArgs, threads: u32, dtype: Option<String>, mut cas
         device: args.device.clone(),
         dtype,
         kv_dtype: args.kv_dtype.clone(),
+        cache_dir: args.cache_dir.clone(),
         threads,
         no_mmap: args.no_mmap,
         ..LoadOptions::default()

@@ -41,6 +41,13 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
     let map = |facts: &[(&str, String)]| -> Map<String, Value> {
         facts.iter().map(|(name, value)| ((*name).into(), value.as_str().into())).collect()
     };
+    let packed = memory.packed.as_ref().map(|cache| {
+        json!({
+            "path": cache.path.to_string_lossy(),
+            "bytes": cache.packed_bytes,
+            "found": cache.found,
+        })
+    });
     let (checkpoint, running) = (map(&plan.checkpoint), map(&memory.facts));
     json!({
         "model": model.to_string_lossy(),
@@ -74,6 +81,7 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
             "kv_bytes_per_token": memory.kv_bytes_per_token,
             "weight_bytes_per_token": memory.weight_bytes_per_token,
             "private": memory.private_bytes(),
+            "packed_cache": packed,
             "host_available": memory.host_available,
             "device_available": memory.device_available,
         },
@@ -134,6 +142,11 @@ fn to_text(model: &Path, plan: &Plan) -> String {
         out.line("mapped weights", shared);
     }
     out.line("private weights", console::bytes(memory.weight_bytes_private));
+    if let Some(cache) = &memory.packed {
+        let state = if cache.found { "found" } else { "to be written, then mapped instead of private" };
+        let path = console::harmless(&cache.path.to_string_lossy());
+        out.line("packed cache", format_args!("{path} ({}, {state})", console::bytes(cache.packed_bytes)));
+    }
     out.line(
         "KV cache",
         format_args!(

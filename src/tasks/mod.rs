@@ -8,6 +8,7 @@
 //! | `chat` | the conversation on a terminal |
 //! | `info` | `aquila info` |
 //! | `bench` | `aquila bench` |
+//! | `quantize` | `aquila quantize` |
 //! | `console` | messages, progress bars, units |
 //! | `interrupt` | Ctrl-C |
 
@@ -17,6 +18,7 @@ mod chat;
 mod console;
 mod info;
 mod interrupt;
+mod quantize;
 mod run;
 
 use aquila::Status;
@@ -65,6 +67,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Measure prefill and decode speed beside the machine's limits
     Bench(bench::BenchArgs),
+    /// Convert weights to 8 or 4 bits ahead, and keep them for later loads
+    Quantize(quantize::QuantizeArgs),
 }
 
 /// How a command failed.
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Info(args) => info::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Quantize(args) => quantize::main(&args),
     };
     ExitCode::from(match outcome {
         Ok(()) | Err(Failure::PipeClosed) => EXIT_OK,

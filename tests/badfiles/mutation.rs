@@ -1,14 +1,19 @@
 //! Random damage: the readers answer with a status and never panic, and what they accept lies inside
 //! the file.
 
-use super::{memory, small};
+use super::{memory, small, small_dir};
+use crate::support::TempDir;
 use crate::support::formats::safetensors_bytes;
 use aquila::loading::file::SourceFile;
+use aquila::loading::packed::Contents;
 use aquila::loading::tensor::Named;
 use aquila::loading::{gguf, safetensors};
 use aquila::model::config;
+use aquila::open::LoadOptions;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use std::sync::OnceLock;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// One change of a file.
 #[derive(Clone, Debug)]
@@ -80,6 +85,22 @@ fn inside(named: &Named, len: usize) -> bool {
     named.iter().all(|(_, t)| t.range.start <= t.range.end && t.range.end <= len as u64)
 }
 
+/// A good packed cache, and the bytes of its header and table.
+fn packed_cache() -> &'static (Vec<u8>, usize) {
+    static CACHE: OnceLock<(Vec<u8>, usize)> = OnceLock::new();
+    CACHE.get_or_init(|| {
+        let (model, dir) = (small_dir(), TempDir::new());
+        let options = LoadOptions {
+            dtype: Some("q8".into()),
+            cache_dir: Some(dir.path().into()),
+            ..LoadOptions::default()
+        };
+        let mut go = |_: &str, _, _| std::ops::ControlFlow::Continue(());
+        let made = aquila::open::quantize(model.path(), &options, false, &mut go).unwrap();
+        (std::fs::read(made.path).unwrap(), 128 + 64 * made.tensors)
+    })
+}
+
 /// Runs a reader; its tensors must lie inside the file and its memory within a few times its size.
 fn check<T>(
     bytes: &[u8],
@@ -121,6 +142,34 @@ proptest! {
         let gguf = model.gguf();
         let header = gguf.header().len();
         check(&damaged(&gguf.bytes(), header, &changes), gguf::read, |(_, named)| named)?;
+    }
+
+    #[test]
+    fn damaged_packed_cache(changes in prop::collection::vec(damage(), 1..6), sealed in any::<bool>()) {
+        let (valid, table) = packed_cache();
+        let mut bytes = damaged(valid, *table, &changes);
+        if sealed && bytes.len() >= 128 {
+            // With right checksums the checks behind them are reached.
+            let count = u32::from_le_bytes(bytes[48..52].try_into().unwrap()) as usize;
+            let sum = xxh3_64(bytes.get(128..128 + count * 64).unwrap_or_default());
+            bytes[64..72].copy_from_slice(&sum.to_le_bytes());
+            let sum = xxh3_64(&bytes[..120]);
+            bytes[120..128].copy_from_slice(&sum.to_le_bytes());
+        }
+        let file = SourceFile::from_bytes("damaged", bytes.clone());
+        let (result, peak) = memory::peak_of(|| Contents::read(&file));
+        prop_assert!(peak < 4 * bytes.len() as u64 + (1 << 20), "{peak} bytes taken for {}", bytes.len());
+        match result {
+            Ok(contents) => {
+                let mut end = 128;
+                for entry in contents.entries {
+                    prop_assert!(entry.range.start >= end && entry.range.start % 64 == 0);
+                    prop_assert!(entry.range.start <= entry.range.end && entry.range.end <= bytes.len() as u64);
+                    end = entry.range.end;
+                }
+            }
+            Err(error) => prop_assert_eq!(error.status, aquila::Status::Format),
+        }
     }
 
     #[test]

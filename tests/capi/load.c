@@ -49,8 +49,9 @@ static void bad_arguments(const char *model) {
     options.flags = 1u << 30;
     EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_ERR_UNSUPPORTED);
     options.flags = 0;
-    options.cache_dir = "/tmp";
-    EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_ERR_UNSUPPORTED);
+    options.cache_dir = "";
+    EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_ERR_ARGUMENT);
+    CHECK(strstr(error.message, "cache_dir") != NULL);
     CHECK(engine == NULL);
 }
 
@@ -128,6 +129,48 @@ static void plan_and_budgets(const char *model) {
     CHECK(plan.fits == 0);
 }
 
+/* Written by the first load, mapped by the second; the same text from both, and from a load without. */
+static void packed_cache(const char *model) {
+    char dir[] = "/tmp/aquila-capi-XXXXXX", command[64];
+    uint64_t private_bytes = 0;
+    aquila_load_options options;
+    aquila_gen_params params;
+    aquila_engine *engine;
+    aquila_result *result;
+    aquila_plan plan;
+    aquila_error error;
+    char first[256] = "";
+    int round;
+
+    CHECK(mkdtemp(dir) != NULL);
+    aquila_load_options_init(&options, sizeof options);
+    aquila_gen_params_init(&params, sizeof params);
+    params.max_tokens = 8;
+    params.flags = AQUILA_GEN_IGNORE_EOS;
+    options.dtype = "q8";
+    for (round = 0; round < 3; round++) {
+        options.cache_dir = round == 0 ? NULL : dir;
+        EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_OK);
+        EXPECT(aquila_generate(engine, "hello", &params, &result, &error), AQUILA_OK);
+        if (round == 0) snprintf(first, sizeof first, "%s", aquila_result_text(result, NULL));
+        CHECK(strcmp(first, aquila_result_text(result, NULL)) == 0);
+        aquila_result_free(result);
+        aquila_free(engine);
+        plan.struct_size = sizeof plan;
+        EXPECT(aquila_plan_load(model, &options, &plan, &error), AQUILA_OK);
+        if (round == 0) private_bytes = plan.private_bytes;
+        CHECK(round == 0 || plan.private_bytes < private_bytes);
+    }
+    options.flags = AQUILA_LOAD_VERIFY;
+    EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_OK);
+    aquila_free(engine);
+    options.cache_dir = "/no/such/directory"; /* a warning in the log, no error */
+    EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_OK);
+    aquila_free(engine);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
+}
+
 static void stale_handles(const char *model) {
     aquila_engine *first = load(model), *second;
     aquila_error error;
@@ -153,6 +196,7 @@ int main(int argc, char **argv) {
     bad_arguments(argv[1]);
     struct_sizes(argv[1]);
     plan_and_budgets(argv[1]);
+    packed_cache(argv[1]);
     stale_handles(argv[1]);
     return failures != 0;
 }

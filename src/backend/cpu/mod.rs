@@ -6,15 +6,18 @@
 //! | `executor` | checks a step, runs it, keeps its results |
 //! | `pool`, `signal`, `threads`, `float_mode` | the threads of an engine |
 //! | `survey`, `weights` | which weights are used in place and which are converted |
+//! | `cache`, `read_ahead` | converted weights kept in a file; reading what is used in place |
 //! | `memory` | what will be taken and what fits |
 //! | `kv`, `workspace`, `arena`, `lock` | the memory itself |
 //! | `rope` | rotary angles |
 //! | `kernels`, `isa` | the arithmetic, and the instructions it may use |
 //!
-//! Memory: the weights stay in their mapped files where their type is the wanted one; activations,
+//! Memory: the weights stay in their mapped files where their type is the wanted one, or lie in a packed cache that is
+//! mapped like them; activations,
 //! logits and the KV cache are taken when the executor is opened, and a step takes nothing.
 
 mod arena;
+mod cache;
 mod executor;
 mod float_mode;
 mod forward;
@@ -24,6 +27,7 @@ mod kv;
 mod lock;
 mod memory;
 pub mod pool;
+mod read_ahead;
 mod rope;
 mod signal;
 mod survey;
@@ -32,7 +36,7 @@ mod weights;
 mod workspace;
 
 use crate::backend::{
-    Backend, Capabilities, Executor, ExecutorOptions, KvType, MemoryPlan, Progress, Ticket,
+    Backend, Capabilities, Executor, ExecutorOptions, KvType, MemoryPlan, PackedCache, Progress, Ticket,
 };
 use crate::base::error::Result;
 use crate::base::limits;
@@ -96,10 +100,24 @@ struct Setup {
     mapped: u64,
     /// Copies of mapped files that are still to be taken.
     copied: u64,
+    /// The packed cache that will be used or written.
+    packed: Option<PackedCache>,
 }
 
 impl Setup {
     fn of(spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<Setup> {
+        let mut setup = Setup::without_cache(spec, weights, options)?;
+        let Some((wish, packed)) = cache::planned(spec, weights, options.dtype)? else { return Ok(setup) };
+        // One that is still to be written is not counted on: the disk may fill, and then the weights are private.
+        if packed.found && !options.copy_weights {
+            setup.mapped += wish.matrix_bytes;
+            setup.survey.converted = setup.survey.converted.saturating_sub(wish.matrix_bytes);
+        }
+        setup.packed = Some(packed);
+        Ok(setup)
+    }
+
+    fn without_cache(spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<Setup> {
         crate::ensure!(
             (1..=limits::CONTEXT_MAX as usize).contains(&options.context),
             Argument,
@@ -136,7 +154,7 @@ impl Setup {
         };
         let (mapped, copied) =
             if options.copy_weights { (0, weights.mapped_bytes()) } else { (survey.mapped, 0) };
-        Ok(Setup { threads, batch, layout, sizes, survey, mapped, copied })
+        Ok(Setup { threads, batch, layout, sizes, survey, mapped, copied, packed: None })
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -191,8 +209,23 @@ impl Backend for CpuBackend {
             host_available: available.unwrap_or(0),
             device_available: 0,
             facts: executor::facts(setup.threads, self.level, setup.survey.used, setup.layout.element),
+            packed: setup.packed,
             refusal,
         })
+    }
+
+    fn pack(
+        &self,
+        spec: &DecoderSpec,
+        weights: &WeightSet,
+        options: &ExecutorOptions,
+        force: bool,
+        progress: Progress<'_>,
+    ) -> Result<PackedCache> {
+        let setup = Setup::without_cache(spec, weights, options)?;
+        let mut pool = Pool::new(setup.threads)?;
+        Loader::new(spec, weights, options.dtype, Kernels::new(self.level), &mut pool, progress)
+            .pack_ahead(force)
     }
 
     fn open(
@@ -212,7 +245,12 @@ impl Backend for CpuBackend {
         let work = Workspace::new(&spec, setup.sizes)?;
         let kv = KvCache::new(setup.layout, spec.layers, plan.kv_blocks)?;
         let mut pool = Pool::new(setup.threads)?;
-        let weights = Loader::new(&spec, &weights, options.dtype, kernels, &mut pool, progress).load()?;
+        let mut loader = Loader::new(&spec, &weights, options.dtype, kernels, &mut pool, progress);
+        loader.keep()?;
+        if loader.kept.is_none() {
+            check_without_cache(&spec, &weights, options, plan)?;
+        }
+        let weights = loader.load()?;
         log::debug!(
             "cpu: {} threads, {}; {} bytes of converted weights, {} of KV cache",
             setup.threads,
@@ -235,6 +273,29 @@ impl Backend for CpuBackend {
             spec,
             last: Ticket(0),
         }))
+    }
+}
+
+/// Where the plan counted on a packed cache that is now missing, damaged, or cannot be made again: `NoMemory` unless
+/// the weights fit into private memory too.
+fn check_without_cache(
+    spec: &DecoderSpec,
+    weights: &WeightSet,
+    options: &ExecutorOptions,
+    plan: &MemoryPlan,
+) -> Result<()> {
+    if !plan.packed.as_ref().is_some_and(|packed| packed.found) {
+        return Ok(());
+    }
+    let needs = Setup::without_cache(spec, weights, options)?.needs(spec, options);
+    let bounds = Bounds {
+        host_memory: options.host_memory,
+        kv_memory: plan.kv_bytes(),
+        available: crate::base::memory::available_bytes(),
+    };
+    match memory::kv_blocks(&needs, &bounds).1 {
+        Some(refusal) => Err(crate::error!(NoMemory, "without the packed cache: {refusal}")),
+        None => Ok(()),
     }
 }
 

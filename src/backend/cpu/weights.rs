@@ -1,9 +1,11 @@
 //! The weights of an open executor: matrices where they lie, or converted in parallel at load.
 
 use super::arena::Arena;
+use super::cache::Kept;
 use super::kernels::panels::{PANEL_ROWS, pack};
 use super::kernels::{Dense, Element, Kernels, Matrix, Packed, Packing};
 use super::pool::Pool;
+use super::read_ahead::read_ahead;
 use super::survey::{self, FORM_NAMES, Form, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
 use crate::backend::{ComputeType, Progress};
 use crate::base::buffer::Buffer;
@@ -72,9 +74,12 @@ pub struct Loader<'a, 'p> {
     pub pool: &'a mut Pool,
     /// Is told of every finished weight.
     pub progress: Progress<'p>,
+    /// Converted weights that were found.
+    pub(super) kept: Option<Kept>,
+    /// Private bytes taken so far.
+    pub(super) taken: u64,
     done: u64,
     total: u64,
-    taken: u64,
 }
 
 impl<'a, 'p> Loader<'a, 'p> {
@@ -88,12 +93,15 @@ impl<'a, 'p> Loader<'a, 'p> {
         progress: Progress<'p>,
     ) -> Self {
         let total = source.stored_bytes();
-        Loader { spec, source, dtype, kernels, pool, progress, done: 0, total, taken: 0 }
+        Loader { spec, source, dtype, kernels, pool, progress, kept: None, taken: 0, done: 0, total }
     }
 
     /// Readies all weights. `Cancelled` where `progress` breaks off; `Format` where a weight is missing
     /// or does not fit.
     pub fn load(mut self) -> Result<Weights> {
+        if self.kept.is_none() {
+            self.prefetch_converted();
+        }
         let embedding = self.matrix(0, Role::Embedding)?;
         let mut layers = Vec::with_capacity(self.spec.layers);
         for layer in 0..self.spec.layers {
@@ -101,7 +109,15 @@ impl<'a, 'p> Loader<'a, 'p> {
         }
         let final_norm = self.vector(0, Role::FinalNorm)?;
         let head = if self.spec.tied { embedding.clone() } else { self.matrix(0, Role::Head)? };
-        Ok(Weights { embedding, layers, final_norm, head, taken_bytes: self.taken })
+        let weights = Weights { embedding, layers, final_norm, head, taken_bytes: self.taken };
+        read_ahead(weights.matrices().flat_map(Matrix::regions), self.pool, &mut self.progress)?;
+        Ok(weights)
+    }
+
+    /// Asks the system for the source of what will be converted, which the workers read in parallel.
+    fn prefetch_converted(&self) {
+        let converted = self.source.iter().filter(|(id, w)| !survey::in_place(id.role, w, self.dtype));
+        converted.for_each(|(_, weight)| weight.prefetch());
     }
 
     fn layer(&mut self, layer: usize) -> Result<Layer> {
@@ -138,12 +154,15 @@ impl<'a, 'p> Loader<'a, 'p> {
 
     fn matrix(&mut self, layer: usize, role: Role) -> Result<Matrix> {
         let weight = survey::need(self.spec, self.source, layer, role)?;
-        let matrix = match Form::of(role, weight, self.dtype) {
-            Form::Packed(packing) => Matrix::Packed(self.pack(weight, packing)?),
-            Form::Plain(_) if survey::in_place(role, weight, self.dtype) => {
-                Matrix::Dense(Dense::new(weight.clone())?)
-            }
-            Form::Plain(element) => Matrix::Dense(Dense::new(self.convert(weight, element)?)?),
+        let matrix = if survey::in_place(role, weight, self.dtype) {
+            Matrix::Dense(Dense::new(weight.clone())?)
+        } else {
+            let form = Form::of(role, weight, self.dtype);
+            let bytes = match &self.kept {
+                Some(kept) => kept.bytes(layer, role)?,
+                None => self.make(weight, form)?,
+            };
+            matrix_of(weight, form, bytes)?
         };
         self.advance(weight)?;
         Ok(matrix)
@@ -152,7 +171,10 @@ impl<'a, 'p> Loader<'a, 'p> {
     fn vector(&mut self, layer: usize, role: Role) -> Result<Buffer<f32>> {
         let weight = survey::need(self.spec, self.source, layer, role)?;
         let mut copy = Buffer::zeroed(weight.cols, &weight.name)?;
-        weight.row_f32(0, &mut copy);
+        match &self.kept {
+            Some(kept) => fill(&mut copy, &kept.bytes(layer, role)?),
+            None => weight.row_f32(0, &mut copy),
+        }
         self.taken += copy.bytes() as u64;
         self.advance(weight)?;
         Ok(copy)
@@ -172,8 +194,16 @@ impl<'a, 'p> Loader<'a, 'p> {
         Ok(())
     }
 
+    /// The bytes of `weight` in the form it is held in, in private memory.
+    pub(super) fn make(&mut self, weight: &Weight, form: Form) -> Result<Region> {
+        match form {
+            Form::Plain(element) => self.convert(weight, element),
+            Form::Packed(packing) => self.pack(weight, packing),
+        }
+    }
+
     /// A private copy of `weight` in the element type it is held in, rows in the order of the matrix.
-    fn convert(&mut self, weight: &Weight, element: Element) -> Result<Weight> {
+    fn convert(&mut self, weight: &Weight, element: Element) -> Result<Region> {
         let (rows, cols, row_bytes) = (weight.rows, weight.cols, weight.cols * element.bytes());
         let out = Arena::<u8>::new(rows * row_bytes, &weight.name)?;
         let threads = self.pool.threads();
@@ -203,14 +233,13 @@ impl<'a, 'p> Loader<'a, 'p> {
             return Err(beyond_f16(weight, row));
         }
         self.taken += out.bytes();
-        let region = Region::new(Arc::new(Private(out.into_buffer())), false);
-        Weight::whole(&weight.name, rows, cols, element.dtype(), region, RowMap::Identity)
+        Ok(Region::new(Arc::new(Private(out.into_buffer())), false))
     }
 }
 
 impl Loader<'_, '_> {
     /// The quantised panels of `weight`, rows in the order of the matrix.
-    fn pack(&mut self, weight: &Weight, packing: Packing) -> Result<Packed> {
+    fn pack(&mut self, weight: &Weight, packing: Packing) -> Result<Region> {
         let (rows, cols, size) = (weight.rows, weight.cols, packing.panel_bytes(weight.cols));
         let out = Arena::<u8>::new(packing.bytes(rows, cols), &weight.name)?;
         // Blocks are taken over where a row is one run of them; else they are rounded once more.
@@ -251,8 +280,26 @@ impl Loader<'_, '_> {
             return Err(unpackable(weight, at / cols, at % cols));
         }
         self.taken += out.bytes();
-        let region = Region::new(Arc::new(Private(out.into_buffer())), false);
-        Packed::new(&weight.name, packing, rows, cols, region)
+        Ok(Region::new(Arc::new(Private(out.into_buffer())), false))
+    }
+}
+
+/// The matrix whose elements or panels `bytes` holds; `Format` where they are too few or too many.
+fn matrix_of(weight: &Weight, form: Form, bytes: Region) -> Result<Matrix> {
+    let (name, rows, cols) = (&weight.name, weight.rows, weight.cols);
+    match form {
+        Form::Packed(packing) => Ok(Matrix::Packed(Packed::new(name, packing, rows, cols, bytes)?)),
+        Form::Plain(element) => {
+            let whole = Weight::whole(name, rows, cols, element.dtype(), bytes, RowMap::Identity)?;
+            Ok(Matrix::Dense(Dense::new(whole)?))
+        }
+    }
+}
+
+/// f32 elements from their bytes in the order of this machine.
+fn fill(out: &mut [f32], bytes: &[u8]) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *out = f32::from_ne_bytes(*bytes);
     }
 }
 
