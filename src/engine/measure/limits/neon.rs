@@ -11,8 +11,8 @@ pub fn dot_kernel(dot: Dot) -> Option<fn(u32) -> u64> {
         Dot::F32 => Some(dot_portable),
         // No kernel of ours uses bf16 instructions here.
         Dot::Bf16 => None,
-        // SAFETY: the CPU has the feature of the function.
         Dot::Int8 if std::arch::is_aarch64_feature_detected!("dotprod") => {
+            // SAFETY: the CPU has the feature of the function.
             Some(|rounds| unsafe { dot_bytes(rounds) })
         }
         Dot::Int8 => Some(dot_pairs),
