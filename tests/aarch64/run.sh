@@ -75,7 +75,8 @@ model=$work/model
 python3 tests/fetch/make_tiny.py "$model"
 "$cargo" build --quiet --target $target
 CC=$tools-gcc LD=$tools-ld OBJCOPY=$tools-objcopy AR=$tools-ar pkgconfig/stage.sh $build "$stage"
-for noun in library engine load generate result text threads memory; do
+# Those that ask nothing of the model but to be one, and nothing of the memory, which the emulator uses too.
+for noun in library result text threads; do
     for link in shared static; do
         library=(-L"$stage/lib" -laquila)
         [ $link = shared ] || library=("$stage/lib/libaquila.a")
