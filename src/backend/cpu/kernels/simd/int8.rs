@@ -129,8 +129,17 @@ pub(in super::super) const fn tile_tokens(level: Level) -> usize {
         Level::AvxVnni => avx2::Vnni::TOKENS,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni | Level::Avx512Bf16 => avx512::Vnni::TOKENS,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::Pairs::TOKENS,
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDot => neon::Dot::TOKENS,
+        // Levels of other architectures, as in `dispatch`.
+        #[cfg(not(target_arch = "aarch64"))]
+        Level::Neon | Level::NeonDot => plain::Plain::TOKENS,
         #[cfg(not(target_arch = "x86_64"))]
-        _ => plain::Plain::TOKENS,
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => {
+            plain::Plain::TOKENS
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use std::arch::asm;
 
 /// What every aarch64 CPU has.
 #[derive(Clone, Copy)]
-struct Pairs;
+pub(super) struct Pairs;
 
 /// The proof that the CPU has the dot product of bytes.
 #[derive(Clone, Copy)]
-struct Dot(());
+pub(super) struct Dot(());
 
 /// Runs a kernel with what every CPU has.
 #[inline]
@@ -169,7 +169,7 @@ unsafe impl Int8 for Dot {
     common!();
     // 12 registers of sums and as many of scaled ones leave room for four of weights and the activations: 12
     // dot products for four loads of weights and three of activations.
-    tiles!(2 x [1 2] 3);
+    tiles!(2 x [1 2] 3, "dotprod");
 
     #[inline(always)]
     fn dot(self, acc: int32x4x2_t, w: int8x16x2_t, x: int32x4x2_t) -> int32x4x2_t {
