@@ -12,10 +12,10 @@ TOKENS ?= 200
 
 -include pkgconfig/install.mk
 
-.PHONY: help build demo test bench lint fmt-check clean
+.PHONY: help build demo test test-aarch64 bench lint fmt-check clean
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /|/' \
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /|/' \
 		| awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  make demo PROMPT="…"           asks the small model something else'
@@ -30,6 +30,9 @@ demo: ## a C program, linked to the library, streams the answer of a small real 
 
 test: ## sets up what the tests need and runs all of them
 	@MAKE='$(MAKE)' CARGO='$(CARGO)' tests/run.sh
+
+test-aarch64: ## the kernels and the library on emulated aarch64 CPUs; a part of test
+	@CARGO='$(CARGO)' tests/aarch64/run.sh
 
 bench: build ## speed on this machine, beside llama.cpp where tests/bench/peers.sh has built it
 	@tests/bench/bench.sh $(MODEL)

@@ -309,7 +309,10 @@ typedef struct aquila_load_options {
      * 8 bits for embedding and head).
      */
     const char *dtype;
-    /** How keys and values are held: NULL like the weights (f16 where those are quantised); "f32", "f16", "bf16". */
+    /**
+     * How keys and values are held: NULL like the weights (f16 where those are quantised); "f32", "f16", "bf16", or
+     * "i8": bytes with a scale for each key and value of a head, half the memory of 16 bits.
+     */
     const char *kv_dtype;
     /** A tokenizer.json, or a directory that holds the tokenizer's files; NULL beside the weights. */
     const char *tokenizer;

@@ -145,11 +145,12 @@ mod tests {
         for lead in 0..3 {
             let text = "x".repeat(lead) + &"模".repeat(400);
             error.fill(Some(&Error::new(Status::Format, text.clone())));
-            let bytes: Vec<u8> = error.message.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
+            let bytes: Vec<u8> =
+                error.message.iter().map(|&c| c.to_ne_bytes()[0]).take_while(|&b| b != 0).collect();
             let cut = std::str::from_utf8(&bytes).unwrap();
             assert!(text.starts_with(cut) && (501..=503).contains(&cut.len()), "{}", cut.len());
         }
         error.fill(Some(&Error::new(Status::Format, "a\0b")));
-        assert_eq!(error.message[..4].iter().map(|&c| c as u8).collect::<Vec<_>>(), b"a?b\0");
+        assert_eq!(error.message[..4].iter().map(|&c| c.to_ne_bytes()[0]).collect::<Vec<_>>(), b"a?b\0");
     }
 }

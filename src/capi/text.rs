@@ -241,7 +241,7 @@ mod tests {
             assert_eq!(error.status, Status::TooSmall);
             assert_eq!(room, [b'?' as c_char; 8]);
             put_text("模x", room.as_mut_ptr(), 5, None).unwrap();
-            assert_eq!(room[3..6].iter().map(|&c| c as u8).collect::<Vec<_>>(), b"x\0?");
+            assert_eq!(room[3..6].iter().map(|&c| c.to_ne_bytes()[0]).collect::<Vec<_>>(), b"x\0?");
             assert!(put_text("x", std::ptr::null_mut(), 9, None).is_err());
             let mut ids = [0; 2];
             assert!(put("ids", &[1, 2, 3], ids.as_mut_ptr(), 2, Some(&mut size)).is_err());

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure that the tools for `make demo` or `make test` are there, and installs the missing ones by apt-get.
+# Makes sure that the tools for `make demo`, `make test` and so on are there, and installs the missing ones by apt-get.
 #
-#   setup.sh demo|test|bench
+#   setup.sh demo|test|bench|aarch64
 #
 # As root it installs; else by sudo, after saying so; else it prints the one line to run, and fails.
 set -euo pipefail
@@ -36,13 +36,18 @@ need python3-venv python3 -c 'import venv, ensurepip'
 case ${1:-} in
     demo) ;;
     bench) need g++ compiles g++ c++ ;;
+    aarch64)
+        need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc
+        need libc6-dev-arm64-cross compiles aarch64-linux-gnu-gcc c
+        need qemu-user-static has qemu-aarch64-static
+        ;;
     test)
         need g++ compiles g++ c++
         need clang has clang
         need cmake has cmake
         ;;
     *)
-        say "usage: setup.sh demo|test|bench"
+        say "usage: setup.sh demo|test|bench|aarch64"
         exit 1
         ;;
 esac

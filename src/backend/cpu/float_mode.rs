@@ -13,7 +13,9 @@ pub struct FloatMode {
 /// Flush-to-zero (15), all exceptions masked (12–7), round to nearest (14–13), denormals are zero (6).
 #[cfg(target_arch = "x86_64")]
 const MODE: u64 = 0x9fc0;
-/// FPCR bit 24: flush to zero; all other bits 0: round to nearest, no traps.
+/// FPCR bit 24: denormals, operands and results, are zero. All other bits are 0: round to nearest (23–22), no
+/// traps (15, 12–8), IEEE half precision (26: its alternative has no infinities), NaN kept (25). Conversions from
+/// and to f16 keep the denormals of f16 in this mode too.
 #[cfg(target_arch = "aarch64")]
 const MODE: u64 = 1 << 24;
 /// Elsewhere the mode is left alone.
@@ -87,5 +89,34 @@ mod tests {
         }
         // Bits 0–5 are sticky exception flags.
         assert_eq!(read() & !0x3f, before & !0x3f);
+    }
+
+    /// Rounds upward; on aarch64 the alternative half precision and the default NaN too.
+    #[cfg(target_arch = "x86_64")]
+    const HOSTILE: u64 = 0x5f80;
+    #[cfg(target_arch = "aarch64")]
+    const HOSTILE: u64 = 1 << 22 | 1 << 25 | 1 << 26;
+
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn a_host_that_computes_otherwise_changes_nothing() {
+        use std::hint::black_box;
+        // Nearest to −1/3 is a number below it.
+        let third = || black_box(black_box(-1f32) / black_box(3f32)).to_bits();
+        let tiny = || black_box(black_box(f32::MIN_POSITIVE) * black_box(0.5));
+        let expected = (-1f32 / 3f32).to_bits();
+        let before = read();
+        write(HOSTILE);
+        let upward = third();
+        let inside = {
+            let _mode = FloatMode::enter();
+            (read() & !0x3f, third(), tiny())
+        };
+        let (after, denormal) = (read() & !0x3f, tiny());
+        write(before);
+        assert_eq!(inside, (MODE, expected, 0.0));
+        assert_eq!(after, HOSTILE);
+        assert!(denormal > 0.0);
+        assert_ne!(upward, expected);
     }
 }

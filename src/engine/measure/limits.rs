@@ -27,7 +27,7 @@ pub enum Dot {
     F32,
     /// bf16 pairs summed in f32.
     Bf16,
-    /// Unsigned by signed bytes, four summed in 32 bits.
+    /// Bytes, four products summed in 32 bits.
     Int8,
 }
 
@@ -169,11 +169,15 @@ fn read<const STREAMS: usize>(data: &[u32]) -> u32 {
     read_portable::<STREAMS>(data)
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn dot_kernel(dot: Dot) -> Option<fn(u32) -> u64> {
     (dot == Dot::F32).then_some(dot_portable)
 }
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+use neon::dot_kernel;
 #[cfg(target_arch = "x86_64")]
 use x86::{dot_kernel, read};
 

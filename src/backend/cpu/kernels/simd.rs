@@ -16,6 +16,8 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 pub(super) mod int8;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod plain;
 
 /// An instruction set: operations on vectors of `LANES` f32.
@@ -164,8 +166,15 @@ pub(super) fn dispatch<O: Operation>(level: Level, operation: O) -> O::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run(operation) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => neon::run(operation),
+        // Levels of other architectures, which no CPU of this one has.
+        #[cfg(not(target_arch = "aarch64"))]
+        Level::Neon | Level::NeonDot => operation.run(plain::Plain),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => operation.run(plain::Plain),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => {
+            operation.run(plain::Plain)
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use super::simd::plain::{Fused8, Fused16};
 use super::simd::{Operation, dispatch};
 use crate::backend::cpu::isa::Level;
 
-/// Who computes: a level of this CPU, or the algorithm of AVX2 (AVX-512) on arrays of 8 (16) lanes.
+/// Who computes: a level of this CPU, or the algorithm of AVX2 and NEON (AVX-512) on arrays of 8 (16)
+/// lanes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Engine {
     Level(Level),
@@ -16,6 +17,12 @@ pub(super) enum Engine {
 impl Engine {
     pub(super) fn all() -> Vec<Engine> {
         Level::available().map(Engine::Level).chain([Engine::Fused8, Engine::Fused16]).collect()
+    }
+
+    /// The level of this CPU that computes what [`Engine::Fused8`] does, to the bit: with eight lanes, or twice
+    /// four, and the fused multiplication.
+    pub(super) fn like_fused8() -> Option<Level> {
+        [Level::Avx2, Level::Neon].into_iter().find(|level| level.exists())
     }
 
     pub(super) fn run<O: Operation>(self, operation: O) -> O::Output {

@@ -107,15 +107,13 @@ fn a_result_does_not_depend_on_its_company() {
 }
 
 #[test]
-fn the_arrays_compute_what_avx2_computes() {
-    if Level::detect() < Level::Avx2 {
-        return;
-    }
+fn the_arrays_compute_what_avx2_and_neon_compute() {
+    let Some(level) = Engine::like_fused8() else { return };
     let (matrix, _) = matrix(Element::F16, 21, 1100);
     for tokens in [1, 3, 50] {
         let x = random(tokens * 1100, 9);
         let (a, b) = (
-            multiply(Engine::Level(Level::Avx2), &matrix, 0..21, &x),
+            multiply(Engine::Level(level), &matrix, 0..21, &x),
             multiply(Engine::Fused8, &matrix, 0..21, &x),
         );
         assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));

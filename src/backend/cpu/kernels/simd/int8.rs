@@ -17,7 +17,11 @@ use crate::backend::cpu::isa::Level;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
+#[cfg(test)]
+mod tests;
 
 /// Sixteen weights by their 4-bit codes, as stored bytes.
 pub(in super::super) type Codebook = [u8; 16];
@@ -46,7 +50,8 @@ pub(in super::super) unsafe trait Int8: Copy {
     fn floats(self) -> Self::F;
     /// `x` in every lane.
     fn splat(self, x: i32) -> Self::I;
-    /// `acc` + the products of each lane's four weights with the four signed bytes of `x`.
+    /// `acc` + the products of each lane's four weights with the four signed bytes of `x`, which are from −127 to
+    /// 127; a weight may be −128.
     fn dot(self, acc: Self::I, w: Self::W, x: Self::I) -> Self::I;
     /// The sums as f32, rounded to nearest even.
     fn to_float(self, sums: Self::I) -> <Self::F as Isa>::V;
@@ -119,8 +124,17 @@ pub(in super::super) const fn tile_tokens(level: Level) -> usize {
         Level::AvxVnni => avx2::Vnni::TOKENS,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni | Level::Avx512Bf16 => avx512::Vnni::TOKENS,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::Pairs::TOKENS,
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDot => neon::Dot::TOKENS,
+        // Levels of other architectures, as in `dispatch`.
+        #[cfg(not(target_arch = "aarch64"))]
+        Level::Neon | Level::NeonDot => plain::Plain::TOKENS,
         #[cfg(not(target_arch = "x86_64"))]
-        _ => plain::Plain::TOKENS,
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => {
+            plain::Plain::TOKENS
+        }
     }
 }
 
@@ -138,7 +152,17 @@ pub(in super::super) fn dispatch<O: IntOperation>(level: Level, operation: O) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run(operation) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::run(operation),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Level::NeonDot => unsafe { neon::run_dot(operation) },
+        // Levels of other architectures, which no CPU of this one has.
+        #[cfg(not(target_arch = "aarch64"))]
+        Level::Neon | Level::NeonDot => operation.run(plain::Plain),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => operation.run(plain::Plain),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => {
+            operation.run(plain::Plain)
+        }
     }
 }
