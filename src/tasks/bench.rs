@@ -264,6 +264,8 @@ struct Measured {
     /// Tokens a second of each run, all sequences together.
     rates: Vec<f64>,
     median: f64,
+    /// Bytes or operations a second, measured just before.
+    limit: f64,
     limit_share: f64,
     weight_bytes_per_token: u64,
 }
@@ -294,6 +296,7 @@ fn measure(
         case: *case,
         rates,
         median,
+        limit,
         limit_share: if limit > 0.0 { needed / seconds / limit } else { 0.0 },
         weight_bytes_per_token: (rig.plan().weight_bytes_per_token as f64 * weight_reads) as u64,
     }))
@@ -320,6 +323,7 @@ impl Measured {
             "tokens_per_second": round(self.median, 1e3),
             "repeats": self.rates.iter().map(|&x| round(x, 1e3)).collect::<Vec<_>>(),
             "weight_bytes_per_token": self.weight_bytes_per_token,
+            "limit": round(self.limit, 1.0),
             "limit_share": round(self.limit_share, 1e4),
         });
         format!("{line}\n")

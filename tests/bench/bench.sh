@@ -1,15 +1,12 @@
 #!/usr/bin/env bash
-# `make bench`: the program's own benchmark and, on a GGUF file where tests/bench/peers.sh has built it, llama.cpp's
-# beside it, one test at a time, with the same number of threads.
+# `make bench`: speed on this machine, beside llama.cpp where tests/bench/peers.sh has built it.
 #
-#   bench.sh [MODEL]      MODEL: a directory or a .gguf; without it the small real model that make demo uses
-#
-# PROMPT, GEN, THREADS and REPEAT change the tests: 512, 64, all cores, 3.
+#   bench.sh              the table of table.py: Aquila-7B's shape, every type of weight, with the machine's limits
+#   bench.sh MODEL        one model, a directory or a .gguf, with compare.py; PROMPT, GEN, THREADS and REPEAT change
+#                         its tests: 512, 64, all cores, 3
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-model=${1:-}
-if [ -z "$model" ]; then
-    cache=$(tests/fetch/fetch.sh model)
-    model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ $# -gt 0 ]; then
+    exec python3 tests/bench/compare.py "$1"
 fi
-exec python3 tests/bench/compare.py "$model"
+exec python3 tests/bench/table.py
