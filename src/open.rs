@@ -470,6 +470,6 @@ mod tests {
         assert_eq!(status(choose_backend("gpu").map(drop)), Status::Argument);
         assert_eq!(status(compute_type("w8a8").map(drop)), Status::Unsupported);
         assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
-        assert_eq!(status(kv_type("i8").map(drop)), Status::Unsupported);
+        assert_eq!(status(kv_type("i4").map(drop)), Status::Argument);
     }
 }
