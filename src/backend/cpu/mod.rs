@@ -439,8 +439,7 @@ mod tests {
                 (Role::Embedding, Some(Q4)),
             ];
             let found = cases.map(|(role, dtype)| Form::of(role, &weight, dtype));
-            let expected = forms
-                .map(|packing| packing.map_or(Form::Plain(Element::Bf16), |packing| Form::Packed(packing)));
+            let expected = forms.map(|packing| packing.map_or(Form::Plain(Element::Bf16), Form::Packed));
             assert_eq!(found, expected, "{stored}");
             // Cut along k, a row is no run of blocks.
             let parts = [0..256, 256..512].map(|range| weight.narrow_cols(range).unwrap());

@@ -2,8 +2,8 @@
 
 use super::pack::{Groups, place_bytes, place_f16};
 use super::{GROUP, PANEL_ROWS, Packing, SUBGROUP};
+use crate::base::blocks::{five_bits, scale_and_min};
 use crate::base::dtype::DType;
-use crate::loading::quant::{five_bits, scale_and_min};
 
 /// The packing that takes a stored type over without another rounding, if there is one.
 pub const fn takes_over(dtype: DType) -> Option<Packing> {
