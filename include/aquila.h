@@ -305,8 +305,8 @@ typedef struct aquila_load_options {
     /** "auto" or NULL, "cpu", "npu:0", "npu:0,1". */
     const char *device;
     /**
-     * How weights are held: NULL as stored; "f32", "f16", "bf16", or quantised while loading: "q8", "q4" (with
-     * 8 bits for embedding and head).
+     * How weights are held: NULL as stored, quantised types of GGUF in 4 or 8 bits; "f32", "f16", "bf16", or
+     * quantised while loading: "q8", "q4" (with 8 bits for embedding and head).
      */
     const char *dtype;
     /**

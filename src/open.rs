@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct LoadOptions {
     /// "auto", "cpu", "npu:0", "npu:0,1"; empty: "auto".
     pub device: String,
-    /// `None` as stored; "f32", "f16", "bf16", "q8", "q4".
+    /// `None` as stored (quantised types of GGUF are kept in 4 or 8 bits); "f32", "f16", "bf16", "q8", "q4".
     pub dtype: Option<String>,
     /// `None` like the weights (f16 where those are quantised); "f32", "f16", "bf16".
     pub kv_dtype: Option<String>,

@@ -174,7 +174,7 @@ pub enum ComputeType {
     /// bf16 weights; bf16 dot products where the CPU has them, else f32 arithmetic.
     Bf16,
     /// 8-bit weights with a scale for each 128 or 32, 8-bit activations with one for each 32; 8-bit dot
-    /// products, f32 sums.
+    /// products, f32 sums. Quantised weights of a file that have no more bits are taken over as they are.
     Q8,
     /// The same with 4-bit weights, but for the embedding and the head.
     Q4,

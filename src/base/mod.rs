@@ -1,6 +1,7 @@
 //! What everything leans on, and what leans on nothing: errors, limits, checked arithmetic, element
 //! types, aligned buffers, the fork check and the clock.
 
+pub mod blocks;
 pub mod buffer;
 pub mod checked;
 pub mod clock;

@@ -8,6 +8,7 @@
 //! The order of the multiplications is part of the format: the tests compare every bit with ggml's
 //! own dequantiser.
 
+use crate::base::blocks::{five_bits, scale_and_min};
 use crate::base::dtype::DType;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -92,12 +93,6 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-/// The 5-bit codes of elements i and i + 16: a nibble each, and a bit each of the 32-bit word `high`.
-fn five_bits(byte: u8, high: u32, i: usize) -> (u8, u8) {
-    let (low_bit, high_bit) = ((high >> i) as u8 & 1, (high >> (i + 16)) as u8 & 1);
-    (byte & 15 | low_bit << 4, byte >> 4 | high_bit << 4)
-}
-
 /// `d` f16, 32 fifth bits, 16 bytes of nibbles.
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let (d, high) = (half(block, 0), u32::from_le_bytes([block[2], block[3], block[4], block[5]]));
@@ -163,16 +158,6 @@ fn q3_k(block: &[u8; 110], out: &mut [f32; K]) {
             let third = high >> (group / 2) & 1;
             *o = scale * (i32::from(code >> shift & 3 | third << 2) - 4) as f32;
         }
-    }
-}
-
-/// Scale and minimum of group `j` of 8, six bits each, from the 12 bytes of Q4_K and Q5_K: whole for
-/// the first four groups; the others are a nibble of the last four bytes and two spare bits each.
-fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
-    if j < 4 {
-        (packed[j] & 63, packed[j + 4] & 63)
-    } else {
-        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
     }
 }
 

@@ -3,14 +3,18 @@
 # Optimised for this machine (-O3, native). Takes 10 to 25 minutes on two cores, once; 1.5 GB of disk.
 #
 # Prints the directory of the programs: llama-bench, llama-batched-bench, llama-completion, llama-perplexity,
-# llama-tokenize. JOBS sets the compilers that run at once.
+# llama-tokenize, llama-quantize. Builds those that are missing. JOBS sets the compilers that run at once.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$here/../setup/setup.sh" bench
 cache=$("$here/../fetch/fetch.sh" sources)
 out=$cache/peers/llama.cpp-0.3.36
 
-if [ ! -e "$out/llama-bench" ]; then
+programs=()
+for program in llama-bench llama-batched-bench llama-completion llama-perplexity llama-tokenize llama-quantize; do
+    [ -e "$out/$program" ] || programs+=("$program")
+done
+if [ ${#programs[@]} -gt 0 ]; then
     exec 9>"$cache/peers.lock"
     flock 9
     work=$cache/peers/build
@@ -29,13 +33,14 @@ if [ ! -e "$out/llama-bench" ]; then
     "$cmake" -S "$work/source" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
         -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
         -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_TOOLS_INSTALL=OFF >&2
-    programs=(llama-bench llama-batched-bench llama-completion llama-perplexity llama-tokenize)
     nice "$cmake" --build "$work/build" -j "${JOBS:-$(nproc)}" --target "${programs[@]}" >&2
-    mkdir -p "$work/done"
-    for program in "${programs[@]}"; do cp "$work/build/bin/$program" "$work/done/"; done
-    cp "$work/source/LICENSE" "$work/done/"
-    rm -rf "$out"
-    mv "$work/done" "$out"
+    mkdir -p "$out"
+    cp "$work/source/LICENSE" "$out/"
+    # Copied beside, then renamed: a program that is there is whole.
+    for program in "${programs[@]}"; do
+        cp "$work/build/bin/$program" "$out/.$program"
+        mv "$out/.$program" "$out/$program"
+    done
     rm -rf "$work"
 fi
 printf '%s\n' "$out"

@@ -326,7 +326,7 @@ mod tests {
             heads: 4,
             kv_heads: 2,
             head_dim: 8,
-            ffn: 48,
+            ffn: 64,
             vocab: 40,
             norm_eps: 1e-6,
             rope: RopeSpec { theta: 1e4, scaling: RopeScaling::None },
@@ -338,11 +338,21 @@ mod tests {
 
     /// Zero weights in mapped or private memory; everything but the f32 embedding is f16.
     fn weights(spec: &DecoderSpec, mapped: bool) -> WeightSet {
+        stored_weights(spec, mapped, DType::F16)
+    }
+
+    /// The same with matrices of another type.
+    fn stored_weights(spec: &DecoderSpec, mapped: bool, matrices: DType) -> WeightSet {
         let mut set = WeightSet::default();
         let mut add = |layer, role| {
             let (rows, cols) = survey::shape(spec, role);
-            let dtype = if role == Role::Embedding { DType::F32 } else { DType::F16 };
-            let bytes = Region::new(Arc::new(vec![0u8; rows * cols * dtype.block_bytes()]), mapped);
+            let dtype = match role {
+                Role::Embedding => DType::F32,
+                _ if rows == 1 => DType::F16,
+                _ => matrices,
+            };
+            let len = dtype.bytes((rows * cols) as u64).unwrap() as usize;
+            let bytes = Region::new(Arc::new(vec![0u8; len]), mapped);
             let weight = Weight::whole(&format!("{role:?}"), rows, cols, dtype, bytes, RowMap::Identity);
             set.insert(layer, role, weight.unwrap());
         };
@@ -376,11 +386,12 @@ mod tests {
     fn what_is_planned_is_what_is_taken() {
         use crate::backend::ComputeType::*;
         let spec = spec();
-        for (dtype, mapped) in [None, Some(F32), Some(F16), Some(Bf16), Some(Q8), Some(Q4)]
-            .into_iter()
-            .zip([true, false].repeat(3))
-        {
-            let set = weights(&spec, mapped);
+        let choices = [None, Some(F32), Some(F16), Some(Bf16), Some(Q8), Some(Q4)];
+        let types = [DType::F16, DType::Q4_1, DType::Q5_1, DType::Q8_0];
+        let cases = types.into_iter().flat_map(|stored| choices.map(|dtype| (stored, dtype)));
+        for (index, (stored, dtype)) in cases.enumerate() {
+            let mapped = index % 2 == 0;
+            let set = stored_weights(&spec, mapped, stored);
             let plan = CpuBackend::new(Level::detect()).plan(&spec, &set, &options(dtype)).unwrap();
             let mut pool = Pool::new(2).unwrap();
             let mut progress = |_: &str, _, _| ControlFlow::Continue(());
@@ -401,6 +412,40 @@ mod tests {
             let backend = CpuBackend::new(Level::detect());
             let opened = backend.open(Arc::new(spec.clone()), set, &options(dtype), &plan, &mut progress);
             assert_eq!(plan.facts, opened.unwrap().describe(), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn each_stored_type_has_its_form() {
+        use crate::backend::ComputeType::{Q4, Q8};
+        use kernels::Packing::{Q4 as Codes, Q4Fine, Q4Min, Q4Super, Q8 as Bytes, Q8Fine};
+        use survey::Form;
+        // Stored as; as a matrix of a layer by default, with q8, with q4; as the embedding with q4.
+        for (stored, forms) in [
+            (DType::BF16, [None, Some(Bytes), Some(Codes), Some(Bytes)]),
+            (DType::Q8_0, [Some(Q8Fine), Some(Q8Fine), Some(Codes), Some(Q8Fine)]),
+            (DType::Q5_0, [Some(Q8Fine), Some(Q8Fine), Some(Codes), Some(Q8Fine)]),
+            (DType::Q4_0, [Some(Q4Fine); 4]),
+            (DType::Q4_1, [Some(Q4Min); 4]),
+            (DType::Q4K, [Some(Q4Super); 4]),
+            (DType::Q6K, [Some(Q8Fine), Some(Bytes), Some(Codes), Some(Bytes)]),
+        ] {
+            let bytes = vec![0u8; stored.bytes(2 * 512).unwrap() as usize];
+            let weight = Weight::whole("w", 2, 512, stored, bytes.into(), RowMap::Identity).unwrap();
+            let cases = [
+                (Role::Gate, None),
+                (Role::Gate, Some(Q8)),
+                (Role::Gate, Some(Q4)),
+                (Role::Embedding, Some(Q4)),
+            ];
+            let found = cases.map(|(role, dtype)| Form::of(role, &weight, dtype));
+            let expected = forms.map(|packing| packing.map_or(Form::Plain(Element::Bf16), Form::Packed));
+            assert_eq!(found, expected, "{stored}");
+            // Cut along k, a row is no run of blocks.
+            let parts = [0..256, 256..512].map(|range| weight.narrow_cols(range).unwrap());
+            let cut = Weight::join_cols("w", parts.into()).unwrap();
+            let fallback = if stored.is_plain() { Form::Plain(Element::Bf16) } else { Form::Packed(Q8Fine) };
+            assert_eq!(Form::of(Role::Gate, &cut, None), fallback, "{stored}");
         }
     }
 

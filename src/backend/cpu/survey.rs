@@ -1,7 +1,7 @@
 //! What the CPU executor will make of each weight, decided from headers alone: where it is used in
 //! place, and where and as what it is converted. Planning and loading both follow the same decision.
 
-use super::kernels::panels::pack;
+use super::kernels::panels::take_over::takes_over;
 use super::kernels::{Element, Packing};
 use crate::backend::ComputeType;
 use crate::base::error::Result;
@@ -70,29 +70,31 @@ pub enum Form {
 }
 
 impl Form {
-    /// As asked for; else as stored, where that is one plain type; else bf16 for quantised types and f32
-    /// (which holds them all) for a mixture of plain ones. Blocks of GGUF that have the bits asked for are taken
-    /// over as they are.
+    /// Without a choice as stored: a plain type in place, GGUF's blocks in the packing that takes them over, or the
+    /// one of 8 bits where none does; f32 (which holds them all) for a mixture of plain types, bf16 for any
+    /// other mixture.
     ///
-    /// Of a model in 4 bits the embedding and the head have 8: they are few of its bytes and much of its
-    /// quality.
+    /// A choice of 8 or 4 bits is the most that a weight may have: blocks that have no more are taken over as they
+    /// are. Of a model in 4 bits the embedding and the head may have 8: they are few of its bytes and much
+    /// of its quality.
     pub fn of(role: Role, weight: &Weight, dtype: Option<ComputeType>) -> Form {
-        let taken_over = weight.dtype().and_then(pack::takes_over);
-        let coarse = |packing: Packing, fine: Packing| {
-            Form::Packed(taken_over.filter(|&packing| packing == fine).unwrap_or(packing))
-        };
         let is_table = matches!(role, Role::Embedding | Role::Head);
         match dtype {
             Some(ComputeType::F32) => Form::Plain(Element::F32),
             Some(ComputeType::F16) => Form::Plain(Element::F16),
             Some(ComputeType::Bf16) => Form::Plain(Element::Bf16),
-            Some(ComputeType::Q4) if !is_table => coarse(Packing::Q4, Packing::Q4Fine),
-            Some(ComputeType::Q4 | ComputeType::Q8) => coarse(Packing::Q8, Packing::Q8Fine),
-            None => {
-                let plain = weight.pieces.iter().all(|piece| piece.dtype.is_plain());
-                let mixed = if plain { Element::F32 } else { Element::Bf16 };
-                Form::Plain(weight.dtype().and_then(Element::of).unwrap_or(mixed))
+            Some(ComputeType::Q4) if !is_table => {
+                Form::Packed(taken_over(weight).filter(|packing| !packing.is_bytes()).unwrap_or(Packing::Q4))
             }
+            Some(ComputeType::Q4 | ComputeType::Q8) => {
+                Form::Packed(taken_over(weight).unwrap_or(Packing::Q8))
+            }
+            None => match weight.dtype().map(Element::of) {
+                Some(Some(element)) => Form::Plain(element),
+                Some(None) => Form::Packed(taken_over(weight).unwrap_or(Packing::Q8Fine)),
+                None if weight.pieces.iter().all(|piece| piece.dtype.is_plain()) => Form::Plain(Element::F32),
+                None => Form::Plain(Element::Bf16),
+            },
         }
     }
 
@@ -110,14 +112,25 @@ impl Form {
             Form::Plain(Element::F32) => 0,
             Form::Plain(Element::F16) => 1,
             Form::Plain(Element::Bf16) => 2,
-            Form::Packed(Packing::Q8 | Packing::Q8Fine) => 3,
-            Form::Packed(Packing::Q4 | Packing::Q4Fine) => 4,
+            Form::Packed(Packing::Q8) => 3,
+            Form::Packed(Packing::Q8Fine) => 4,
+            Form::Packed(Packing::Q4) => 5,
+            Form::Packed(Packing::Q4Fine) => 6,
+            Form::Packed(Packing::Q4Min) => 7,
+            Form::Packed(Packing::Q4Super) => 8,
         }
     }
 }
 
-/// The names of the forms for a person: the element type, or the bits of the packing.
-pub const FORM_NAMES: [&str; 5] = ["f32", "f16", "bf16", "q8", "q4"];
+/// The names of the forms for a person: the element type, our own packing, or GGUF's type whose numbers it holds.
+pub const FORM_NAMES: [&str; 9] = ["f32", "f16", "bf16", "q8", "q8_0", "q4", "q4_0", "q4_1", "q4_k"];
+
+/// The packing that takes the weight over without another rounding, if there is one: its blocks must be of
+/// one type, and each row one run of them.
+pub fn taken_over(weight: &Weight) -> Option<Packing> {
+    let whole_rows = weight.pieces.iter().all(|piece| piece.cols == (0..weight.cols));
+    weight.dtype().and_then(takes_over).filter(|_| whole_rows)
+}
 
 /// Whether a matrix is used where it lies.
 pub fn in_place(role: Role, weight: &Weight, dtype: Option<ComputeType>) -> bool {

@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::cache::Kept;
-use super::kernels::panels::{PANEL_ROWS, pack};
+use super::kernels::panels::{PANEL_ROWS, pack, take_over};
 use super::kernels::{Dense, Element, Kernels, Matrix, Packed, Packing};
 use super::pool::Pool;
 use super::read_ahead::read_ahead;
@@ -242,9 +242,7 @@ impl Loader<'_, '_> {
     fn pack(&mut self, weight: &Weight, packing: Packing) -> Result<Region> {
         let (rows, cols, size) = (weight.rows, weight.cols, packing.panel_bytes(weight.cols));
         let out = Arena::<u8>::new(packing.bytes(rows, cols), &weight.name)?;
-        // Blocks are taken over where a row is one run of them; else they are rounded once more.
-        let whole_rows = weight.pieces.iter().all(|piece| piece.cols == (0..cols));
-        let taken_over = whole_rows && weight.dtype().and_then(pack::takes_over) == Some(packing);
+        let taken_over = survey::taken_over(weight) == Some(packing);
         let panel_len = if taken_over { 0 } else { PANEL_ROWS * cols };
         let scratch = Arena::<f32>::new(self.pool.threads() * panel_len, "quantisation scratch")?;
         let refused = AtomicUsize::new(usize::MAX);
@@ -262,7 +260,7 @@ impl Loader<'_, '_> {
                     pack::clear(packing, cols, bytes);
                     for lane in 0..count {
                         for piece in weight.row_pieces(first + lane) {
-                            pack::take_over(packing, piece.row(first + lane), cols, lane, bytes);
+                            take_over::take_over(piece.dtype, piece.row(first + lane), cols, lane, bytes);
                         }
                     }
                     continue;

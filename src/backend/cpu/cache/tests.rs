@@ -28,11 +28,11 @@ fn values(count: usize) -> Vec<f32> {
 fn the_bytes_of_this_revision() {
     // Where this fails the packed bytes of equal weights have changed: raise REVISION, so that the caches of users are
     // made again, and write the new sums down.
-    const EXPECTED: (u64, [u64; 4]) =
-        (1, [0x59a3_1587_a6dd_2f59, 0x3bcb_e779_fa6c_3e4c, 0x50ff_148e_64cd_a094, 0x08a1_56ee_7103_cd6d]);
+    const EXPECTED: (u64, [u64; 3]) =
+        (2, [0x59a3_1587_a6dd_2f59, 0x3bcb_e779_fa6c_3e4c, 0x656e_e1e9_1652_123b]);
     let (rows, cols) = (32, 320);
     let weights = values(rows * cols);
-    let sums = Packing::ALL.map(|packing| {
+    let sums = [Packing::Q8, Packing::Q8Fine, Packing::Q4].map(|packing| {
         let sum = |level| {
             let mut panel = vec![0u8; packing.panel_bytes(cols)];
             Kernels::new(level).pack(packing, &weights, cols, &mut panel).unwrap();

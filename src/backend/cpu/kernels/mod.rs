@@ -202,8 +202,8 @@ impl Kernels {
     }
 
     /// Quantises the rows of one panel: row i is `rows[i × cols..]`; rows that are missing become zeros.
-    /// `panel` holds `packing.panel_bytes(cols)`. `Err` with row and column of a weight that cannot be
-    /// quantised: NaN, infinite, or so large that its scale is beyond f16.
+    /// `panel` holds `packing.panel_bytes(cols)`, and the packing must be one that is made from floats. `Err` with
+    /// row and column of a weight that cannot be quantised: NaN, infinite, or so large that its scale is beyond f16.
     pub fn pack(
         self,
         packing: Packing,

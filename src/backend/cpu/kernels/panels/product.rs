@@ -18,7 +18,7 @@ use super::super::simd::Isa;
 use super::super::simd::int8::{self, Int8, IntOperation, Tile};
 use super::super::{Input, Scratch};
 use super::activations::{self, GroupAt, token_bytes};
-use super::coding::{self, Coding, Expanded, Q4, Q4Fine, Q8, Q8Fine};
+use super::coding::{self, Coding, Expanded, ExpandedMin, Q4, Q4Fine, Q4Min, Q4Super, Q8, Q8Fine};
 use super::{GROUP, K_STEP, PANEL_ROWS, Packed, Packing, SUBGROUP};
 use crate::backend::cpu::isa::Level;
 use std::ops::Range;
@@ -82,8 +82,10 @@ impl IntOperation for Product<'_> {
         match self.matrix.packing() {
             Packing::Q8 => self.bytes::<D, Q8>(d),
             Packing::Q8Fine => self.bytes::<D, Q8Fine>(d),
-            Packing::Q4 => self.codes::<D, Q4>(d),
-            Packing::Q4Fine => self.codes::<D, Q4Fine>(d),
+            Packing::Q4 => self.codes::<D, Q4, Expanded>(d),
+            Packing::Q4Fine => self.codes::<D, Q4Fine, Expanded>(d),
+            Packing::Q4Min => self.codes::<D, Q4Min, ExpandedMin>(d),
+            Packing::Q4Super => self.codes::<D, Q4Super, ExpandedMin>(d),
         }
     }
 }
@@ -108,7 +110,7 @@ impl Product<'_> {
     }
 
     #[inline(always)]
-    fn codes<D: Int8, C: Coding>(&self, d: D) {
+    fn codes<D: Int8, C: Coding, E: Coding>(&self, d: D) {
         if self.tokens <= D::TOKENS {
             return self.bytes::<D, C>(d);
         }
@@ -116,10 +118,10 @@ impl Product<'_> {
         for panel in self.panels() {
             let at = self.matrix.panel(panel).as_ptr();
             // SAFETY: a panel of the matrix; the caller vouches for the scratch.
-            unsafe { coding::expand::<D, C>(d, table, at, self.k(), self.scratch) };
+            unsafe { coding::expand::<D, C, E>(d, table, at, self.k(), self.scratch) };
             let mut token = 0;
             while token < self.tokens {
-                self.multiply::<D, Expanded>(d, self.scratch, panel, token);
+                self.multiply::<D, E>(d, self.scratch, panel, token);
                 token += self.block_tokens::<D>();
             }
         }
@@ -280,9 +282,11 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
             for r in 0..R {
                 let row = row + r * D::LANES;
                 let scale = if C::FINE { C::scales(d, group, subgroup, row) } else { f.zero() };
+                let min = if C::MIN { C::mins(d, group, subgroup, row) } else { f.zero() };
                 for t in 0..T {
                     let sum = d.to_float(acc[r][t]);
-                    let sum = if C::FINE { f.mul(sum, scale) } else { sum };
+                    let x_sum = if C::MIN { f.splat(Self::x_sum::<T>(x, subgroup, t)) } else { f.zero() };
+                    let sum = C::scaled(f, sum, scale, min, x_sum);
                     parts[r][t] = f.fma(sum, f.splat(*x_scales.add(t)), parts[r][t]);
                 }
             }
@@ -290,6 +294,17 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         // Else the compiler reads two subgroups side by side, and memory, which follows one stream, gives a third
         // of its speed.
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// The sum of the activation bytes of token `t` of this tile in a subgroup: exact.
+    ///
+    /// # Safety
+    /// As [`Self::rows`]; subgroup and token must exist.
+    #[inline(always)]
+    unsafe fn x_sum<const T: usize>(x: GroupAt, subgroup: usize, t: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        let offset = unsafe { *x.offsets.add(subgroup * T + t) };
+        offset as f32 * (-1.0 / 128.0)
     }
 
     /// What the sums of a subgroup begin at: 0, or its offsets.

@@ -57,6 +57,11 @@ pub(in super::super) unsafe trait Int8: Copy {
     fn to_float(self, sums: Self::I) -> <Self::F as Isa>::V;
     /// The codebook in a register.
     fn table(self, codebook: &Codebook) -> Self::Table;
+    /// The four lowest bits of each of `LANES` 16-bit words, as f32.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading them.
+    unsafe fn load_nibbles(self, at: *const u8) -> <Self::F as Isa>::V;
     /// `4 × LANES` stored weights.
     ///
     /// # Safety

@@ -62,6 +62,14 @@ macro_rules! common {
             unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(codebook.as_ptr().cast())) }
         }
         #[inline(always)]
+        unsafe fn load_nibbles(self, at: *const u8) -> __m256 {
+            // SAFETY: the token, and the caller's promise.
+            unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15)))
+            }
+        }
+        #[inline(always)]
         unsafe fn expand<const HIGH: bool>(self, from: *const u8, table: __m256i, to: *mut u8) {
             // SAFETY: the token, and the caller's promise.
             unsafe { _mm256_storeu_si256(to.cast(), look_up::<HIGH>(from, table)) }

@@ -54,6 +54,13 @@ unsafe impl Int8 for Vnni {
         unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(codebook.as_ptr().cast())) }
     }
     #[inline(always)]
+    unsafe fn load_nibbles(self, at: *const u8) -> __m512 {
+        // SAFETY: the token, and the caller's promise.
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+            _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15)))
+        }
+    }
     unsafe fn weights(self, at: *const u8) -> __m512i {
         // SAFETY: the token, and the caller's promise.
         unsafe { _mm512_loadu_si512(at.cast()) }

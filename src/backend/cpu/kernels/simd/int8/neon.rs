@@ -63,6 +63,17 @@ macro_rules! common {
             unsafe { signed(vld1q_u8(codebook.as_ptr())) }
         }
         #[inline(always)]
+        unsafe fn load_nibbles(self, at: *const u8) -> float32x4x2_t {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let codes = vandq_u16(vld1q_u16(at.cast()), vdupq_n_u16(15));
+                float32x4x2_t(
+                    vcvtq_f32_u32(vmovl_u16(vget_low_u16(codes))),
+                    vcvtq_f32_u32(vmovl_high_u16(codes)),
+                )
+            }
+        }
+        #[inline(always)]
         unsafe fn weights(self, at: *const u8) -> int8x16x2_t {
             // SAFETY: the caller's promise.
             unsafe { int8x16x2_t(signed(vld1q_u8(at)), signed(vld1q_u8(at.add(16)))) }

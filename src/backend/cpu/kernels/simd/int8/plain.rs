@@ -42,6 +42,11 @@ unsafe impl Int8 for Plain {
         *codebook
     }
     #[inline(always)]
+    unsafe fn load_nibbles(self, at: *const u8) -> [f32; 8] {
+        // SAFETY: the caller's promise.
+        unsafe { at.cast::<[[u8; 2]; 8]>().read_unaligned() }.map(|word| f32::from(word[0] & 15))
+    }
+    #[inline(always)]
     unsafe fn weights(self, at: *const u8) -> Self::W {
         // SAFETY: the caller's promise.
         unsafe { at.cast::<[u8; 32]>().read_unaligned() }.map(signed)
