@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each block of panels                                   as many as stay in L2
-//!   (codes, and more tokens than a register tile: expand them to bytes, once)
+//!   (codes, and more tokens than three register tiles: expand them to bytes, once)
 //!   for each block of 24 tokens                              96 KiB at k = 4096, read once a block of panels
 //!     for each panel
 //!       for each group of 128 along k                        4 KiB of weights, in L1 for all 24 tokens
@@ -22,10 +22,12 @@ use super::coding::{self, Coding, Expanded, ExpandedMin, Q4, Q4Fine, Q4Min, Q4Su
 use super::{GROUP, K_STEP, PANEL_ROWS, Packed, Packing, SUBGROUP};
 use crate::backend::cpu::isa::Level;
 use std::ops::Range;
-use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Most tokens that share a group of weights in L1: a multiple of every register tile's.
 const BLOCK_TOKENS: usize = 24;
+/// Codes are expanded to bytes where there are more tokens than so many register tiles hold: before, decoding them
+/// anew for each tile costs less than writing the bytes and reading them back.
+const EXPANDED_FROM: usize = 3;
 /// Bytes of panels that stay in L2 beside a tile of activations.
 const BLOCK_BYTES: usize = 560 << 10;
 
@@ -111,7 +113,7 @@ impl Product<'_> {
 
     #[inline(always)]
     fn codes<D: Int8, C: Coding, E: Coding>(&self, d: D) {
-        if self.tokens <= D::TOKENS {
+        if self.tokens <= EXPANDED_FROM * D::TOKENS {
             return self.bytes::<D, C>(d);
         }
         let table = d.table(&self.matrix.packing().codebook());
@@ -239,9 +241,14 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut parts = [[f.zero(); T]; R];
-            for half in 0..len / K_STEP {
-                self.subgroup::<R, T, false>(group, x, 2 * half, row, &mut parts);
-                self.subgroup::<R, T, true>(group, x, 2 * half + 1, row, &mut parts);
+            // One subgroup after the other, with a branch between, even where both are alike: side by side in one
+            // block of code they spill registers, and read two streams where memory follows one.
+            for subgroup in 0..len / SUBGROUP {
+                if C::LINE_BYTES == 4 * PANEL_ROWS || subgroup % 2 == 0 {
+                    self.subgroup::<R, T, false>(group, x, subgroup, row, &mut parts);
+                } else {
+                    self.subgroup::<R, T, true>(group, x, subgroup, row, &mut parts);
+                }
             }
             for r in 0..R {
                 let row = row + r * D::LANES;
@@ -291,9 +298,6 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
                 }
             }
         }
-        // Else the compiler reads two subgroups side by side, and memory, which follows one stream, gives a third
-        // of its speed.
-        compiler_fence(Ordering::SeqCst);
     }
 
     /// The sum of the activation bytes of token `t` of this tile in a subgroup: exact.

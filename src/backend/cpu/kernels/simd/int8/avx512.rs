@@ -61,6 +61,7 @@ unsafe impl Int8 for Vnni {
             _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15)))
         }
     }
+    #[inline(always)]
     unsafe fn weights(self, at: *const u8) -> __m512i {
         // SAFETY: the token, and the caller's promise.
         unsafe { _mm512_loadu_si512(at.cast()) }
