@@ -8,7 +8,7 @@ process are printed, and written as CSV and as an SVG chart.
   --layers N     layers of the model, of 32 [8]; its weights are random, which costs the same time as real ones
   --rounds N     rounds [3]
   --threads N    [all processors of this process]
-  --only TEXT    rows whose name contains TEXT, several by commas
+  --only TEXT    rows whose name contains TEXT; several texts with | between
   --out DIR      where table.csv and table.svg go [target/bench]
   --record       also keep both in tests/bench/record/ under the processor's name
 
@@ -226,7 +226,7 @@ def main():
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    wanted = [row for row in rows() if any(part in row.name for part in arguments.only.split(","))]
+    wanted = [row for row in rows() if any(part in row.name for part in arguments.only.split("|"))]
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is not idle (load {load:.1f}): the figures will be too low", file=sys.stderr)
