@@ -14,6 +14,7 @@ const KEYS: [&str; 10] = [
     "tokens_per_second",
     "repeats",
     "weight_bytes_per_token",
+    "limit",
     "limit_share",
 ];
 
