@@ -4,7 +4,7 @@ use super::{expect_code, model, run, stderr, stdout, text};
 use crate::support::TinyTokenizer;
 use serde_json::Value;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "test",
     "tokens",
     "depth",
