@@ -213,7 +213,7 @@ def processor():
 
 def level():
     info = subprocess.run(["target/release/aquila", "--version"], capture_output=True, text=True, cwd=ROOT)
-    return info.stdout.strip()
+    return info.stdout.splitlines()[0]
 
 
 def main():
