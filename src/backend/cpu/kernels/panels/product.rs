@@ -12,7 +12,8 @@
 //! ```
 //!
 //! One family of register tiles serves one token and five hundred, so a token has the same result in any
-//! company; with one token the same loops only wait for memory.
+//! company. With one token the loops over bytes only wait for memory; those over codes are still bound by decoding
+//! them.
 
 use super::super::simd::Isa;
 use super::super::simd::int8::{self, Int8, IntOperation, Tile};
