@@ -52,32 +52,12 @@ impl<T: Plain> Buffer<T> {
         if bytes == 0 {
             return Ok(Buffer { start: NonNull::dangling(), len: 0, mapped_bytes: 0, owner: PhantomData });
         }
-        // SAFETY: an anonymous private mapping of a non-zero length at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            let cause = std::io::Error::last_os_error();
-            return Err(Error {
-                status: Status::NoMemory,
-                native_code: cause.raw_os_error().unwrap_or(0),
-                message: format!("{what}: cannot take {bytes} bytes of memory: {cause}"),
-            });
-        }
-        if bytes >= HUGE_PAGE_BYTES {
-            // SAFETY: the range was mapped above. The advice may be refused; nothing depends on it.
-            unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
-        }
-        // SAFETY: mmap returned a non-null page-aligned address.
-        let start = unsafe { NonNull::new_unchecked(start.cast::<T>()) };
-        Ok(Buffer { start, len, mapped_bytes: bytes, owner: PhantomData })
+        let (start, mapped_bytes) = map(bytes).map_err(|cause| Error {
+            status: Status::NoMemory,
+            native_code: cause.raw_os_error().unwrap_or(0),
+            message: format!("{what}: cannot take {bytes} bytes of memory: {cause}"),
+        })?;
+        Ok(Buffer { start: start.cast::<T>(), len, mapped_bytes, owner: PhantomData })
     }
 
     /// Bytes taken from the system.
@@ -89,6 +69,50 @@ impl<T: Plain> Buffer<T> {
     pub fn as_mut_ptr(&self) -> *mut T {
         self.start.as_ptr()
     }
+}
+
+/// At least `bytes` zeroed bytes of anonymous memory, and how many. Where they fill a large page they begin at one
+/// and end with one: a stream that crosses from large pages to small ones is slow where these are.
+fn map(bytes: usize) -> std::io::Result<(NonNull<u8>, usize)> {
+    if bytes < HUGE_PAGE_BYTES {
+        return Ok((map_anywhere(bytes)?, bytes));
+    }
+    let too_large = || std::io::Error::from_raw_os_error(libc::ENOMEM);
+    let size = bytes.checked_next_multiple_of(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
+    let room = size.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
+    let place = map_anywhere(room)?;
+    let before = place.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    let start = place.as_ptr().wrapping_add(before);
+    // SAFETY: both ends and the range between lie in the mapping just made, page by page. The advice may be refused;
+    // nothing depends on it.
+    unsafe {
+        for (end, len) in [(place.as_ptr(), before), (start.wrapping_add(size), HUGE_PAGE_BYTES - before)] {
+            if len > 0 {
+                libc::munmap(end.cast(), len);
+            }
+        }
+        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
+        Ok((NonNull::new_unchecked(start), size))
+    }
+}
+
+/// `bytes` > 0 zeroed bytes of anonymous memory.
+fn map_anywhere(bytes: usize) -> std::io::Result<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping of a non-zero length at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(|| std::io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
 impl<T: Plain> std::ops::Deref for Buffer<T> {
@@ -131,7 +155,8 @@ mod tests {
         assert!(buffer.iter().all(|&x| x == 0.0));
         buffer[7] = 3.0;
         assert_eq!(buffer[7], 3.0);
-        assert_eq!(buffer.as_ptr() as usize % 4096, 0);
+        assert_eq!(buffer.as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+        assert_eq!(Buffer::<u8>::zeroed(3, "test").unwrap().as_ptr() as usize % 4096, 0);
         assert!(Buffer::<f32>::zeroed(0, "test").unwrap().is_empty());
     }
 

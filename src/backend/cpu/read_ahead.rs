@@ -51,8 +51,10 @@ pub fn read_ahead<'a>(
 fn populate(bytes: &[u8]) {
     let start = bytes.as_ptr() as usize / PAGE * PAGE;
     let length = bytes.as_ptr() as usize + bytes.len() - start;
-    for advice in [libc::MADV_WILLNEED, libc::MADV_POPULATE_READ] {
-        // SAFETY: pages of the mapping that `bytes` borrows; neither advice changes their contents.
-        unsafe { libc::madvise(start as *mut libc::c_void, length, advice) };
+    // SAFETY: pages of the mapping that `bytes` borrows; neither advice changes their contents.
+    let advise = |advice| unsafe { libc::madvise(start as *mut libc::c_void, length, advice) == 0 };
+    // Not both: what WILLNEED reads lies in small pages, what the mapping's own faults read in large ones.
+    if !advise(libc::MADV_POPULATE_READ) {
+        advise(libc::MADV_WILLNEED);
     }
 }

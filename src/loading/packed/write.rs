@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// How the names of unfinished files begin and end.
 const TEMPORARY: (&str, &str) = (".aquila-", ".tmp");
-/// Bytes of one write: an interruption waits no longer than for these.
+/// Bytes of one write, a multiple of every large page's: an interruption waits no longer than for these.
 const WRITE_BYTES: usize = 8 << 20;
 /// Entries of the directory that are looked at for what dead writers left.
 const LISTING_MAX: usize = 10_000;
@@ -82,12 +82,15 @@ impl Writer {
             payload.len()
         );
         entry.checksum = xxh3_64(payload);
-        let mut at = entry.range.start;
+        let (mut at, mut rest) = (entry.range.start, payload);
         self.next += 1;
-        for part in payload.chunks(WRITE_BYTES) {
+        while !rest.is_empty() {
+            // Cut where large pages begin: the system then holds what was written in such pages.
+            let room = WRITE_BYTES - (at % WRITE_BYTES as u64) as usize;
+            let (part, after) = rest.split_at(room.min(rest.len()));
             self.put(part, at)?;
             system::start_writeback(&self.file, at, part.len() as u64);
-            at += part.len() as u64;
+            (at, rest) = (at + part.len() as u64, after);
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ const BLOCK_TOKENS: usize = 24;
 /// Codes are expanded to bytes where there are more tokens than so many register tiles hold: before, decoding them
 /// anew for each tile costs less than writing the bytes and reading them back.
 const EXPANDED_FROM: usize = 3;
+/// Most tokens of a register tile that takes two subgroups of codes at once.
+const PAIRED_TOKENS: usize = 2;
 /// Bytes of panels that stay in L2 beside a tile of activations.
 const BLOCK_BYTES: usize = 560 << 10;
 
@@ -242,13 +244,19 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut parts = [[f.zero(); T]; R];
-            // One subgroup after the other, with a branch between, even where both are alike: side by side in one
-            // block of code they spill registers, and read two streams where memory follows one.
-            for subgroup in 0..len / SUBGROUP {
-                if C::LINE_BYTES == 4 * PANEL_ROWS || subgroup % 2 == 0 {
-                    self.subgroup::<R, T, false>(group, x, subgroup, row, &mut parts);
-                } else {
-                    self.subgroup::<R, T, true>(group, x, subgroup, row, &mut parts);
+            if C::LINE_BYTES != 4 * PANEL_ROWS && T <= PAIRED_TOKENS {
+                for pair in 0..len / K_STEP {
+                    self.subgroup_pair::<R, T>(group, x, 2 * pair, row, &mut parts);
+                }
+            } else {
+                // One subgroup after the other, with a branch between, even where both are alike: side by side in
+                // one block of code they spill registers, and read two streams where memory follows one.
+                for subgroup in 0..len / SUBGROUP {
+                    if C::LINE_BYTES == 4 * PANEL_ROWS || subgroup % 2 == 0 {
+                        self.subgroup::<R, T, false>(group, x, subgroup, row, &mut parts);
+                    } else {
+                        self.subgroup::<R, T, true>(group, x, subgroup, row, &mut parts);
+                    }
                 }
             }
             for r in 0..R {
@@ -278,7 +286,6 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         row: usize,
         parts: &mut [[<D::F as Isa>::V; T]; R],
     ) {
-        let (d, f) = (self.d, self.d.floats());
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = self.start::<R, T>(x, subgroup);
@@ -286,6 +293,56 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
             for k4 in first..first + SUBGROUP / 4 {
                 self.step::<R, T, HIGH>(group, k4, row, x.bytes.add(k4 * T), &mut acc);
             }
+            self.scale::<R, T>(group, x, subgroup, row, acc, parts);
+        }
+    }
+
+    /// Two subgroups whose codes share bytes: `subgroup` and the next. The codes are loaded once for both, and
+    /// twice as many sums are under way, which few tokens need to keep the dot products busy.
+    ///
+    /// # Safety
+    /// As [`Self::rows`]; the subgroups must exist, the first be even.
+    #[inline(always)]
+    unsafe fn subgroup_pair<const R: usize, const T: usize>(
+        &self,
+        group: *const u8,
+        x: GroupAt,
+        subgroup: usize,
+        row: usize,
+        parts: &mut [[<D::F as Isa>::V; T]; R],
+    ) {
+        const LINES: usize = SUBGROUP / 4;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut low = self.start::<R, T>(x, subgroup);
+            let mut high = self.start::<R, T>(x, subgroup + 1);
+            let first = subgroup * LINES;
+            for k4 in first..first + LINES {
+                self.step::<R, T, false>(group, k4, row, x.bytes.add(k4 * T), &mut low);
+                self.step::<R, T, true>(group, k4 + LINES, row, x.bytes.add((k4 + LINES) * T), &mut high);
+            }
+            self.scale::<R, T>(group, x, subgroup, row, low, parts);
+            self.scale::<R, T>(group, x, subgroup + 1, row, high, parts);
+        }
+    }
+
+    /// Adds the sums of a subgroup to `parts`, times its scales.
+    ///
+    /// # Safety
+    /// As [`Self::rows`]; the subgroup must exist.
+    #[inline(always)]
+    unsafe fn scale<const R: usize, const T: usize>(
+        &self,
+        group: *const u8,
+        x: GroupAt,
+        subgroup: usize,
+        row: usize,
+        acc: [[D::I; T]; R],
+        parts: &mut [[<D::F as Isa>::V; T]; R],
+    ) {
+        let (d, f) = (self.d, self.d.floats());
+        // SAFETY: the caller's promise.
+        unsafe {
             let x_scales = x.scales.add(subgroup * T);
             for r in 0..R {
                 let row = row + r * D::LANES;
