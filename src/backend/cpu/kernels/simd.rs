@@ -103,6 +103,8 @@ pub(super) unsafe trait Isa: Copy {
     unsafe fn store_i8(self, a: Self::V, at: *mut i8);
     /// Asks for the cache line at `at` (any address, even an invalid one).
     fn prefetch(self, at: *const u8);
+    /// The same for the second cache, which leaves the first to what is in use.
+    fn prefetch_l2(self, at: *const u8);
 
     /// Zero in every lane.
     #[inline(always)]

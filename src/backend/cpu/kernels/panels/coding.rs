@@ -314,14 +314,19 @@ pub(super) unsafe fn expand<D: Int8, C: Coding, E: Coding>(
 #[inline(always)]
 unsafe fn add_offsets(words: *const u8, bytes: *mut u8) {
     // SAFETY: the caller's promise.
-    let (words, lines) = unsafe {
-        (&*words.cast::<[[u8; 2]; PANEL_ROWS]>(), &mut *bytes.cast::<[[[u8; 4]; PANEL_ROWS]; 8]>())
-    };
-    let offsets: [[u8; 4]; PANEL_ROWS] =
-        std::array::from_fn(|row| [(2 * (words[row][0] & 15)).wrapping_sub(Q4_OFFSET as u8); 4]);
+    let (words, lines) =
+        unsafe { (&*words.cast::<[[u8; 2]; PANEL_ROWS]>(), &mut *bytes.cast::<[[u8; 4 * PANEL_ROWS]; 8]>()) };
+    // The offset of a row, four times, for the four bytes that it has in a line.
+    let mut offsets = [0u32; PANEL_ROWS];
+    for (offset, word) in offsets.iter_mut().zip(words) {
+        let n = u32::from(u16::from_le_bytes(*word) & 15);
+        *offset = ((2 * n).wrapping_sub(Q4_OFFSET as u32) & 0xff) * 0x0101_0101;
+    }
+    // SAFETY: as many bytes, of any value.
+    let offsets = unsafe { &*offsets.as_ptr().cast::<[u8; 4 * PANEL_ROWS]>() };
     for line in lines {
-        for (bytes, offsets) in line.as_flattened_mut().iter_mut().zip(offsets.as_flattened()) {
-            *bytes = bytes.wrapping_add(*offsets);
+        for (byte, offset) in line.iter_mut().zip(offsets) {
+            *byte = byte.wrapping_add(*offset);
         }
     }
 }

@@ -3,17 +3,17 @@
 //! ```text
 //! for each block of panels                                   as many as stay in L2
 //!   (codes, and more tokens than three register tiles: expand them to bytes, once)
-//!   for each block of 24 tokens                              96 KiB at k = 4096, read once a block of panels
+//!   for each block of 24 tokens                              104 KiB at k = 4096, read once a block of panels
 //!     for each panel
-//!       for each group of 128 along k                        4 KiB of weights, in L1 for all 24 tokens
-//!         for each register tile of R vectors of rows × T tokens
+//!       for each register tile of R vectors of rows × T tokens   the panel comes from L2, once a tile
+//!         for each group of 128 along k
 //!           sums in registers: 2 loads of weights and T of activations for 2·T dot products
-//!           scale the sums, add them to the block's result   3 KiB, in L1
+//!           scale the sums, add them to the tile's result   1 KiB, in L1
 //! ```
 //!
 //! One family of register tiles serves one token and five hundred, so a token has the same result in any
-//! company. With one token the loops over bytes only wait for memory; those over codes are still bound by decoding
-//! them.
+//! company. With one token the loops only wait for memory. Several tiles compute longer than that; while they do,
+//! the next panel is asked for.
 
 use super::super::simd::Isa;
 use super::super::simd::int8::{self, Int8, IntOperation, Tile};
@@ -41,7 +41,7 @@ pub(in super::super) const fn scratch_bytes(cols: usize) -> usize {
 
 /// How many of `rows` rows a worker should take at a time: whole panels, a fair share for each.
 pub(in super::super) fn chunk_rows(rows: usize, workers: usize) -> usize {
-    rows.div_ceil(8 * workers.max(1)).next_multiple_of(PANEL_ROWS).min(4 * PANEL_ROWS)
+    rows.div_ceil(8 * workers.max(1)).next_multiple_of(PANEL_ROWS).min(8 * PANEL_ROWS)
 }
 
 /// Runs a product at `level`.
@@ -106,7 +106,8 @@ impl Product<'_> {
             let mut token = 0;
             while token < self.tokens {
                 for panel in first..end {
-                    self.multiply::<D, C>(d, self.matrix.panel(panel).as_ptr(), panel, token);
+                    let next = self.next_panel(panel, token);
+                    self.multiply::<D, C>(d, self.matrix.panel(panel).as_ptr(), panel, token, next);
                 }
                 token += self.block_tokens::<D>();
             }
@@ -126,13 +127,20 @@ impl Product<'_> {
             unsafe { coding::expand::<D, C, E>(d, table, at, self.k(), self.scratch) };
             let mut token = 0;
             while token < self.tokens {
-                self.multiply::<D, E>(d, self.scratch, panel, token);
+                self.multiply::<D, E>(d, self.scratch, panel, token, self.next_panel(panel, token));
                 token += self.block_tokens::<D>();
             }
         }
     }
 
-    /// Tokens that a panel is multiplied with group by group.
+    /// The panel that is read from memory after `panel`, if this product has one and the tokens from `token` on are
+    /// the first that read `panel`.
+    #[inline(always)]
+    fn next_panel(&self, panel: usize, token: usize) -> Option<&[u8]> {
+        (token == 0 && panel + 1 < self.panels().end).then(|| self.matrix.panel(panel + 1))
+    }
+
+    /// Tokens that a panel in L2 is multiplied with before the next panel.
     #[inline(always)]
     fn block_tokens<D: Int8>(&self) -> usize {
         let tile = activations::tile_tokens(self.tokens, D::TOKENS);
@@ -152,31 +160,37 @@ impl Product<'_> {
 
     /// One panel × the block of tokens from `first` on, the rows of this product written to the result.
     #[inline(always)]
-    fn multiply<D: Int8, C: Coding>(&self, d: D, panel_at: *const u8, panel: usize, first: usize) {
+    fn multiply<D: Int8, C: Coding>(
+        &self,
+        d: D,
+        panel_at: *const u8,
+        panel: usize,
+        first: usize,
+        next: Option<&[u8]>,
+    ) {
         // The result of the block, `[tokens][rows of the panel]`.
         let mut sums = [[0f32; PANEL_ROWS]; BLOCK_TOKENS];
         let table = d.table(&self.matrix.packing().codebook());
         let tokens = self.block_tokens::<D>().min(self.tokens - first);
         let tile_tokens = activations::tile_tokens(self.tokens, D::TOKENS);
         let k = self.k();
-        let groups = k.div_ceil(GROUP);
-        // One tile with all tokens keeps to itself from one end of k to the other.
-        let at_once = if tokens <= tile_tokens { groups } else { 1 };
-        let mut index = 0;
-        while index < groups {
-            let group = panel_at.wrapping_add(index * (C::SCALE_BYTES + GROUP / 4 * C::LINE_BYTES));
-            let len = (at_once * GROUP).min(k - index * GROUP);
-            let mut token = 0;
-            while token < tokens {
-                let width = tile_tokens.min(tokens - token);
-                let tile = self.x.wrapping_add((first + token) * token_bytes(self.matrix.cols()));
-                let x = GroupAt::new(tile, width, index);
-                let sums = sums[token..].as_flattened_mut().as_mut_ptr();
-                let coding = std::marker::PhantomData;
-                d.with_tile(width, &RegisterTile::<D, C> { d, table, group, len, x, sums, coding });
-                token += width;
-            }
-            index += at_once;
+        let subgroups = k / SUBGROUP;
+        // Each tile asks for its share of the next panel. One tile alone waits for memory anyway.
+        let mut ahead = next.filter(|_| tokens > tile_tokens).map(|next| Ahead {
+            at: next.as_ptr(),
+            step: next.len().div_ceil(tokens.div_ceil(tile_tokens) * subgroups),
+        });
+        let mut token = 0;
+        while token < tokens {
+            let width = tile_tokens.min(tokens - token);
+            let tile = self.x.wrapping_add((first + token) * token_bytes(self.matrix.cols()));
+            let x = GroupAt::new(tile, width, 0);
+            let sums = sums[token..].as_flattened_mut().as_mut_ptr();
+            let coding = std::marker::PhantomData;
+            let work = RegisterTile::<D, C> { d, table, group: panel_at, len: k, x, sums, ahead, coding };
+            d.with_tile(width, &work);
+            ahead = ahead.map(|ahead| ahead.after(subgroups));
+            token += width;
         }
         let start = panel * PANEL_ROWS;
         let rows = self.rows.start.max(start)..self.rows.end.min(start + PANEL_ROWS);
@@ -191,12 +205,37 @@ impl Product<'_> {
     }
 }
 
-/// Some groups of all rows of a panel with some tokens of a tile. Made by `multiply` alone, whose caller vouches
-/// for the pointers.
+/// Weights that are not needed yet, to be asked for part by part.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    /// Bytes for each subgroup.
+    step: usize,
+}
+
+impl Ahead {
+    /// What is left after so many subgroups.
+    #[inline(always)]
+    fn after(self, subgroups: usize) -> Ahead {
+        Ahead { at: self.at.wrapping_add(subgroups * self.step), ..self }
+    }
+
+    /// Asks for one subgroup's part; the rest.
+    #[inline(always)]
+    fn ask<F: Isa>(self, f: F) -> Ahead {
+        const LINE: usize = 64;
+        for at in (0..self.step).step_by(LINE) {
+            f.prefetch_l2(self.at.wrapping_add(at));
+        }
+        self.after(1)
+    }
+}
+
+/// A panel with the tokens of a tile. Made by `multiply` alone, whose caller vouches for the pointers.
 struct RegisterTile<D: Int8, C: Coding> {
     d: D,
     table: D::Table,
-    /// The first group.
+    /// The first group of the panel.
     group: *const u8,
     /// Elements along k.
     len: usize,
@@ -204,6 +243,7 @@ struct RegisterTile<D: Int8, C: Coding> {
     x: GroupAt,
     /// `[tokens][PANEL_ROWS]`: the results so far.
     sums: *mut f32,
+    ahead: Option<Ahead>,
     coding: std::marker::PhantomData<C>,
 }
 
@@ -211,15 +251,16 @@ impl<D: Int8, C: Coding> Tile for RegisterTile<D, C> {
     #[inline(always)]
     fn run<const R: usize, const T: usize>(&self) {
         const { assert!(PANEL_ROWS.is_multiple_of(R * D::LANES)) };
-        let (mut group, mut x, mut left) = (self.group, self.x, self.len);
+        let (mut group, mut x, mut left, mut ahead) = (self.group, self.x, self.len, self.ahead);
         while left > 0 {
             let len = left.min(GROUP);
             let mut row = 0;
             while row < PANEL_ROWS {
                 // SAFETY: the caller of `multiply` vouches for the pointers.
-                unsafe { self.rows::<R, T>(group, x, len, row) };
+                unsafe { self.rows::<R, T>(group, x, len, row, ahead.filter(|_| row == 0)) };
                 row += R * D::LANES;
             }
+            ahead = ahead.map(|ahead| ahead.after(len / SUBGROUP));
             left -= len;
             group = group.wrapping_add(C::SCALE_BYTES + GROUP / 4 * C::LINE_BYTES);
             x = x.next(T);
@@ -239,6 +280,7 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         x: GroupAt,
         len: usize,
         row: usize,
+        mut ahead: Option<Ahead>,
     ) {
         let (d, f) = (self.d, self.d.floats());
         // SAFETY: the caller's promise.
@@ -252,6 +294,7 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
                 // One subgroup after the other, with a branch between, even where both are alike: side by side in
                 // one block of code they spill registers, and read two streams where memory follows one.
                 for subgroup in 0..len / SUBGROUP {
+                    ahead = ahead.map(|part| part.ask(f));
                     if C::LINE_BYTES == 4 * PANEL_ROWS || subgroup % 2 == 0 {
                         self.subgroup::<R, T, false>(group, x, subgroup, row, &mut parts);
                     } else {

@@ -154,4 +154,9 @@ unsafe impl Isa for Avx512 {
         // SAFETY: a prefetch of any address has no effect that a program can see.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_l2(self, at: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
 }

@@ -175,4 +175,11 @@ unsafe impl Isa for Neon {
             std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
         }
     }
+    #[inline(always)]
+    fn prefetch_l2(self, at: *const u8) {
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
 }

@@ -118,6 +118,8 @@ macro_rules! plain_isa {
             }
             #[inline(always)]
             fn prefetch(self, _at: *const u8) {}
+            #[inline(always)]
+            fn prefetch_l2(self, _at: *const u8) {}
         }
     };
 }
