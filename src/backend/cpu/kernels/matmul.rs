@@ -1,6 +1,6 @@
 //! `out[t][r] = W[r]·x[t]`: some rows of a matrix with every token of a step.
 //!
-//! **One arithmetic.** An element of the result is a dot product along k, taken in blocks of 32 steps. In a
+//! **One arithmetic.** An element of the result is a dot product along k, taken in blocks of 64 steps. In a
 //! block the lanes of one vector accumulate every `STEP`th product in rising order; the lanes are summed
 //! by a fixed tree ([`simd::Isa::sum4`]); the block sums are added in rising order, in f32. Nothing in
 //! this depends on which other rows or tokens are computed beside it, so a token has the same result
@@ -13,14 +13,14 @@
 //! multiplications a cycle.
 //!
 //! ```text
-//! for each 256 rows of the call
-//!   for each block of 32 steps along k                       512 f32 or 1,024 bf16, where a zmm is a step
-//!     convert the weights of 256 rows                       512 KiB, in L2 or L3, once for all tokens
+//! for each 128 rows of the call
+//!   for each block of 64 steps along k                       1,024 f32 or 2,048 bf16, where a zmm is a step
+//!     convert the weights of 128 rows                       512 KiB, in L2 or L3, once for all tokens
 //!     for each 48 tokens
-//!       copy their activations                              96 KiB, in L2, reused for 256 rows
-//!       for each panel of 8 rows                             16 KiB, in L1, reused for 48 tokens
-//!         for each tile of 3 tokens                           6 KiB, in L1, reused for 8 rows
-//!           4 × 3 accumulators in registers: 7 loads for 12 fused multiplications
+//!       copy their activations                              192 KiB, in L2, reused for 128 rows
+//!       for each panel of 4 rows                             16 KiB, in L1, reused for 48 tokens
+//!         for each tile of up to 6 tokens                     24 KiB, from L2
+//!           4 × 6 accumulators in registers: 10 loads for 24 fused multiplications
 //! ```
 //!
 //! Operands are copied because rows that are a large power of two apart would all fall into the same
@@ -43,7 +43,7 @@ mod tests;
 mod tile;
 
 /// Steps of a block along k, see [`Arithmetic::BLOCK`].
-const BLOCK_STEPS: usize = 32;
+const BLOCK_STEPS: usize = 64;
 /// Bytes of a block of stored weights, or of operands in scratch: steps of at most 64 bytes.
 const BLOCK_BYTES: usize = BLOCK_STEPS * 64;
 /// Up to so many tokens the weights are used in place. Beyond, converting them once pays.
@@ -66,7 +66,7 @@ pub(super) const fn x_scratch_len(cols: usize) -> usize {
 /// How many rows a worker should take at a time, so that `workers` get a fair share each and the
 /// activations are not laid out too often.
 pub fn chunk_rows(rows: usize, tokens: usize, workers: usize) -> usize {
-    let most = if tokens <= FEW { 64 } else { many::ROWS };
+    let most = if tokens <= FEW { 128 } else { many::ROWS };
     rows.div_ceil(4 * workers.max(1)).next_multiple_of(8).min(most)
 }
 

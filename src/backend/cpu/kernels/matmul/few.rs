@@ -7,7 +7,13 @@ use super::{BLOCK_BYTES, FEW, Product, STEP_MAX, lay_out};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Runs a product of 1 to [`FEW`] tokens.
+///
+/// While some rows are multiplied, the next ones are asked for, in the order in which they lie: memory answers one
+/// stream fastest, and the rows that are multiplied together are several.
 ///
 /// One token takes two groups of four rows at a time, because one group's four chains of dependent
 /// additions would leave the multipliers idle half of the time.
@@ -57,12 +63,17 @@ unsafe fn all_rows<A: Arithmetic, const G: usize>(a: A, product: &Product<'_>, x
     while row < product.rows.end {
         let count = (product.rows.end - row).min(4 * G);
         let mut sums = [[[0f32; 4]; G]; FEW];
+        let next = row + count..product.rows.end.min(row + 2 * count);
+        let ahead = if next.len() == 4 * G { adjacent(matrix, next) } else { None };
         for start in (0..cols).step_by(A::BLOCK) {
             let k = start..cols.min(start + A::BLOCK);
             let w = weights(matrix, row, count, k.clone(), &mut gathered);
             for token in (0..tokens).step_by(A::Isa::FEW_TOKENS) {
                 let x = Activations { start: x.start.wrapping_add(token * x.stride + start), ..x };
-                let tile = Tile { a, w, x, len: k.len(), first: start == 0, sums: &mut sums[token..] };
+                // One pass over the tokens asks for the bytes of as many steps.
+                let ahead =
+                    ahead.filter(|_| token == 0).map(|at| at.wrapping_add(4 * G * start * A::STORED_BYTES));
+                let tile = Tile { a, w, ahead, x, len: k.len(), first: start == 0, sums: &mut sums[token..] };
                 if G == 2 {
                     tile.run::<1>();
                 } else {
@@ -83,6 +94,8 @@ unsafe fn all_rows<A: Arithmetic, const G: usize>(a: A, product: &Product<'_>, x
 struct Tile<'a, A: Arithmetic, const G: usize> {
     a: A,
     w: [[*const u8; 4]; G],
+    /// `4 G × len` elements that are needed next, if any.
+    ahead: Option<*const u8>,
     x: Activations<A::Packed>,
     len: usize,
     first: bool,
@@ -97,7 +110,7 @@ impl<A: Arithmetic, const G: usize> Tokens for Tile<'_, A, G> {
             return;
         }
         // SAFETY: the caller of `all_rows` vouches for the pointers.
-        let block = unsafe { block::<A, T, G>(self.a, self.w, self.x, self.len) };
+        let block = unsafe { block::<A, T, G>(self.a, self.w, self.ahead, self.x, self.len) };
         for (sums, block) in self.sums.iter_mut().zip(block) {
             for (sum, block) in sums.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
                 *sum = if self.first { *block } else { *sum + *block };
@@ -125,6 +138,15 @@ fn weights<const G: usize>(
     pointers
 }
 
+/// Where whole rows lie, if they lie one behind the other.
+#[inline(always)]
+fn adjacent(matrix: &Dense, rows: Range<usize>) -> Option<*const u8> {
+    let at = |row| matrix.run(row, 0..1, &mut MaybeUninit::<[u8; 4]>::uninit()).as_ptr();
+    let (first, last) = (at(rows.start), at(rows.end - 1));
+    let bytes = (rows.len() - 1) * matrix.cols() * matrix.element().bytes();
+    (last as usize).checked_sub(first as usize).is_some_and(|apart| apart == bytes).then_some(first)
+}
+
 /// The block sums of `4 G` rows with each of `T` tokens.
 ///
 /// # Safety
@@ -133,6 +155,7 @@ fn weights<const G: usize>(
 unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
     a: A,
     w: [[*const u8; 4]; G],
+    ahead: Option<*const u8>,
     x: Activations<A::Packed>,
     len: usize,
 ) -> [[[f32; 4]; G]; T] {
@@ -141,6 +164,11 @@ unsafe fn block<A: Arithmetic, const T: usize, const G: usize>(
     let whole = len - len % A::STEP;
     let mut at = 0;
     while at < whole {
+        if let Some(ahead) = ahead {
+            for line in (0..4 * G * A::STEP * A::STORED_BYTES).step_by(LINE) {
+                isa.prefetch_l2(ahead.wrapping_add(4 * G * at * A::STORED_BYTES + line));
+            }
+        }
         // SAFETY: at + STEP ≤ len.
         let mut xs = [unsafe { a.load(x.start.add(at)) }; T];
         for t in 1..T {

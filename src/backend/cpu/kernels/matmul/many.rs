@@ -10,11 +10,11 @@ use std::ops::Range;
 
 /// Rows whose block of converted weights is kept: the more, the more often the activations that are laid out
 /// are used. They need not stay in L2: each panel of them is read once for [`TOKENS`] tokens.
-pub(super) const ROWS: usize = 256;
+pub(super) const ROWS: usize = 128;
 /// Tokens whose block of activations lies in L2; a multiple of every register tile's.
 pub(super) const TOKENS: usize = 48;
 /// Rows whose block of converted weights lies in L1.
-const PANEL_ROWS: usize = 8;
+const PANEL_ROWS: usize = 4;
 
 /// Runs a product of any number of tokens.
 ///
