@@ -41,6 +41,18 @@ aarch64() {
     skipped+=("tests on aarch64: why is said above")
 }
 
+# The tests that compute, once more on what lesser CPUs have.
+lower_levels() {
+    local level levels="scalar avx2 avx512" status=0
+    [ "$(uname -m)" = x86_64 ] || levels="scalar neon"
+    for level in $levels; do
+        echo "-- AQUILA_CPU=$level"
+        AQUILA_CPU=$level "$cargo" test --no-fail-fast --lib --test cpu --test engine --test allocation --test packed \
+            || status=1
+    done
+    return $status
+}
+
 phase "tools" tests/setup/setup.sh test || exit 1
 phase "real input" real_input
 phase "form" "$cargo" fmt --check
@@ -48,6 +60,7 @@ phase "clippy" "$cargo" clippy --all-targets -- -D warnings
 phase "header" "$make" --no-print-directory check-header
 phase "stage" "$make" --no-print-directory stage
 phase "tests" "$cargo" test
+phase "lower levels" lower_levels
 phase "aarch64" aarch64
 echo
 for line in "${skipped[@]}"; do echo "SKIPPED: $line"; done
