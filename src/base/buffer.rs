@@ -52,12 +52,12 @@ impl<T: Plain> Buffer<T> {
         if bytes == 0 {
             return Ok(Buffer { start: NonNull::dangling(), len: 0, mapped_bytes: 0, owner: PhantomData });
         }
-        let (start, mapped_bytes) = map(bytes).map_err(|cause| Error {
+        let start = map(bytes).map_err(|cause| Error {
             status: Status::NoMemory,
             native_code: cause.raw_os_error().unwrap_or(0),
             message: format!("{what}: cannot take {bytes} bytes of memory: {cause}"),
         })?;
-        Ok(Buffer { start: start.cast::<T>(), len, mapped_bytes, owner: PhantomData })
+        Ok(Buffer { start: start.cast::<T>(), len, mapped_bytes: bytes, owner: PhantomData })
     }
 
     /// Bytes taken from the system.
@@ -71,16 +71,18 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
-/// At least `bytes` zeroed bytes of anonymous memory, and how many. Where they fill a large page they begin at one
-/// and end with one: a stream that crosses from large pages to small ones is slow where these are.
-fn map(bytes: usize) -> std::io::Result<(NonNull<u8>, usize)> {
+/// `bytes` zeroed bytes of anonymous memory. Where they fill a large page they begin at one: a stream of weights is
+/// slow where pages are small. The last part may lie in small ones; a large page there would be memory that nobody asked
+/// for.
+fn map(bytes: usize) -> std::io::Result<NonNull<u8>> {
     if bytes < HUGE_PAGE_BYTES {
-        return Ok((map_anywhere(bytes)?, bytes));
+        return map_anywhere(bytes);
     }
     let too_large = || std::io::Error::from_raw_os_error(libc::ENOMEM);
-    let size = bytes.checked_next_multiple_of(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
-    let room = size.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
-    let place = map_anywhere(room)?;
+    // SAFETY: asks for a number alone.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
+    let size = bytes.checked_next_multiple_of(page).ok_or_else(too_large)?;
+    let place = map_anywhere(size.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_large)?)?;
     let before = place.as_ptr().align_offset(HUGE_PAGE_BYTES);
     let start = place.as_ptr().wrapping_add(before);
     // SAFETY: both ends and the range between lie in the mapping just made, page by page. The advice may be refused;
@@ -91,8 +93,8 @@ fn map(bytes: usize) -> std::io::Result<(NonNull<u8>, usize)> {
                 libc::munmap(end.cast(), len);
             }
         }
-        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
-        Ok((NonNull::new_unchecked(start), size))
+        libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
+        Ok(NonNull::new_unchecked(start))
     }
 }
 
@@ -133,7 +135,7 @@ impl<T: Plain> std::ops::DerefMut for Buffer<T> {
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.mapped_bytes > 0 {
-            // SAFETY: exactly the range that `zeroed` mapped.
+            // SAFETY: exactly the range that `map` kept, to the end of its last page.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped_bytes) };
         }
     }

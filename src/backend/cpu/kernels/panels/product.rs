@@ -243,6 +243,7 @@ struct RegisterTile<D: Int8, C: Coding> {
     x: GroupAt,
     /// `[tokens][PANEL_ROWS]`: the results so far.
     sums: *mut f32,
+    /// What to ask for meanwhile.
     ahead: Option<Ahead>,
     coding: std::marker::PhantomData<C>,
 }
