@@ -288,6 +288,7 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         unsafe {
             let mut parts = [[f.zero(); T]; R];
             if C::LINE_BYTES != 4 * PANEL_ROWS && T <= PAIRED_TOKENS {
+                // So narrow a tile waits for memory itself and asks for nothing ahead.
                 for pair in 0..len / K_STEP {
                     self.subgroup_pair::<R, T>(group, x, 2 * pair, row, &mut parts);
                 }
