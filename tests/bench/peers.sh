@@ -26,7 +26,7 @@ if [ ${#programs[@]} -gt 0 ]; then
     if ! command -v cmake >/dev/null; then
         python3 -m venv "$work/venv"
         "$work/venv/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes \
-            --only-binary :all: -r "$here/cmake.txt" >&2
+            --only-binary :all: -r "$here/../fetch/tools.txt" >&2
         cmake=$work/venv/bin/cmake
     fi
     # Without its server, its web pages and its network parts.

@@ -29,10 +29,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = "peers/llama.cpp-0.3.36"
-# Bits a weight of the layers' matrices, embedding and head left aside: of ours by dtype, of llama.cpp's by type, where
-# K_M, a mixture, is taken at its usual mean.
-OUR_BITS = {"q8": 8.125, "q4": 4.5, "bf16": 16, None: 16}
-BITS = {"F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5, "Q4_K_M": 4.85}
+# Weights of Aquila-7B: of a layer's seven matrices, and of the head, which is as large as the embedding.
+LAYER_WEIGHTS, HEAD_WEIGHTS = 4 * 4096**2 + 3 * 4096 * 11008, 100008 * 4096
+# Bits a weight of the embedding in the files that llama-quantize makes.
+EMBEDDING_BITS = {"F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5, "Q4_K_M": 4.5}
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Row:
     speeds: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     limits: list[float] = field(default_factory=list)
+    bits: float = 0.0
     peer_speeds: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -96,6 +97,8 @@ class Bench:
         self.models.mkdir(exist_ok=True)
         self.peer = self.cache / PEER
         self.has_peer = (self.peer / "llama-quantize").exists()
+        self.matrix_weights = self.layers * LAYER_WEIGHTS + HEAD_WEIGHTS
+        self.peer_bits = {}
 
     def model(self, kind):
         """The path of the model in one of llama.cpp's types, made at its first use."""
@@ -127,6 +130,7 @@ class Bench:
         row.speeds.append(found["tokens_per_second"])
         row.shares.append(found["limit_share"])
         row.limits.append(found["limit"])
+        row.bits = 8 * found["weight_bytes_per_token"] / self.matrix_weights
 
     def peers(self, row):
         for kind in row.peers:
@@ -148,9 +152,18 @@ class Bench:
         tests = ["-p", prompt, "-n", made, "-d", row.depth, "-r", 1, "-o", "jsonl"]
         return output([self.peer / "llama-bench", *common, *tests])[0]["avg_ts"]
 
+    def bits_of_peer(self, kind):
+        """Bits a weight that decoding reads of llama.cpp's file: of the layers and the head."""
+        if kind not in self.peer_bits:
+            tests = ["-p", 1, "-n", 0, "-r", 1, "-o", "jsonl"]
+            found = output([self.peer / "llama-bench", "-m", self.model(kind), *tests])[0]
+            read = 8 * found["model_size"] - EMBEDDING_BITS[kind] * HEAD_WEIGHTS
+            self.peer_bits[kind] = read / (found["model_n_params"] - HEAD_WEIGHTS)
+        return self.peer_bits[kind]
 
-def summary(row):
-    """What is printed and written of a row."""
+
+def summary(bench, row):
+    """What is printed and written of a row. Bits a weight are those of the layers and the head."""
     speed = statistics.median(row.speeds)
     best = max(row.peer_speeds, key=lambda label: statistics.median(row.peer_speeds[label]), default=None)
     peer = statistics.median(row.peer_speeds[best]) if best else None
@@ -159,11 +172,11 @@ def summary(row):
         "tokens_per_second": round(speed, 2),
         "lowest": round(min(row.speeds), 2),
         "highest": round(max(row.speeds), 2),
-        "bits": OUR_BITS[row.dtype],
+        "bits": round(row.bits, 2),
         "limit": f"{statistics.median(row.limits):.3g}",
         "share_of_limit": round(statistics.median(row.shares), 3),
         "peer": best or "",
-        "peer_bits": BITS[best.split()[1]] if best else "",
+        "peer_bits": round(bench.bits_of_peer(best.split()[1]), 2) if best else "",
         "peer_tokens_per_second": round(peer, 2) if peer else "",
         "ratio": round(speed / peer, 2) if peer else "",
         "goal": row.goal if peer else "",
@@ -233,7 +246,7 @@ def main():
             bench.ours(row)
             if bench.has_peer:
                 bench.peers(row)
-    found = [summary(row) for row in wanted]
+    found = [summary(bench, row) for row in wanted]
     title = f"{level()}, {processor()}, {arguments.threads} threads, Aquila-7B shape, {arguments.layers} of 32 layers"
     print(f"{title}, medians of {arguments.rounds} rounds")
     print(f"{'task':<28}{'tokens/s':>9}{'bits':>7}{'limit':>10}{'of it':>7}  {'best peer':<24}{'bits':>6}{'tokens/s':>9}{'ratio':>8}")

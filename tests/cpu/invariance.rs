@@ -101,3 +101,51 @@ fn copied_blocks_continue_alike() {
         assert_eq!(bits(&expected), bits(&run(&mut *executor, &mut copy, 1)), "{level} {dtype}");
     }
 }
+
+/// Logits of two sequences of `long` tokens and of one short one, decoding together in steps of one row and of three.
+fn decode_together(spec: &DecoderSpec, threads: usize, long: usize) -> Vec<u32> {
+    let options = ExecutorOptions { threads, context: long + 64, max_batch: 3, ..options() };
+    let level = Level::choose(std::env::var("AQUILA_CPU").ok().as_deref()).unwrap();
+    let model = Model::new(spec.clone(), DType::F32, true);
+    let mut executor = open(level, spec, model.plain(), &options).unwrap();
+    let blocks = (long as u32 + 64) / 16 + 1;
+    let mut sequences: Vec<Sequence> = [long, long - 300, 40]
+        .into_iter()
+        .enumerate()
+        .map(|(i, len)| Sequence::new(tokens(len, spec.vocab, i as u64), i as u32 * blocks))
+        .collect();
+    for sequence in &mut sequences {
+        while sequence.done + 8 < sequence.tokens.len() {
+            let rows = (sequence.tokens.len() - 8 - sequence.done).min(256);
+            step(&mut *executor, &mut [(sequence, rows)]);
+        }
+    }
+    let mut seen = Vec::new();
+    for rows in [1, 2, 1, 3] {
+        let mut all: Vec<(&mut Sequence, usize)> = sequences.iter_mut().map(|s| (s, rows)).collect();
+        // Rows of a step in which attention may share keys out: 8 at most.
+        all.truncate(8 / rows);
+        seen.extend(step(&mut *executor, &mut all).iter().flatten().map(|v| v.to_bits()));
+    }
+    seen
+}
+
+#[test]
+fn however_keys_are_shared_out() {
+    // With one KV head several workers divide the keys of a sequence; one worker alone does not.
+    let spec = DecoderSpec { layers: 1, heads: 3, kv_heads: 1, context: 4096, ..small() };
+    let alone = decode_together(&spec, 1, 1100);
+    for threads in [2, 5] {
+        assert_eq!(alone, decode_together(&spec, threads, 1100), "{threads} threads");
+    }
+}
+
+#[test]
+fn however_heads_are_shared_out() {
+    // Eight KV heads are enough for two workers to take whole heads, but not for three.
+    let spec = DecoderSpec { layers: 1, heads: 16, kv_heads: 8, head_dim: 32, ..small() };
+    let alone = decode_together(&spec, 1, 400);
+    for threads in [2, 3] {
+        assert_eq!(alone, decode_together(&spec, threads, 400), "{threads} threads");
+    }
+}

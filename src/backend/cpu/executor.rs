@@ -1,6 +1,6 @@
 //! The CPU executor: checks a step, runs it on the pool, keeps its results until the next call.
 
-use super::forward::{Forward, tiles_of};
+use super::forward::{Forward, Sharing};
 use super::kernels::kv::BLOCK_TOKENS;
 use super::kernels::{Kernels, KvElement};
 use super::kv::KvCache;
@@ -8,7 +8,7 @@ use super::lock::Locked;
 use super::pool::Pool;
 use super::survey::FORM_NAMES;
 use super::weights::Weights;
-use super::workspace::Workspace;
+use super::workspace::{Sizes, Workspace, span_results};
 use crate::backend::cpu::isa::Level;
 use crate::backend::{Capabilities, Collected, Executor, Row, Step, StepSequence, Tap, Ticket, Want};
 use crate::base::error::Result;
@@ -29,6 +29,7 @@ pub struct CpuExecutor {
     pub(super) kv: KvCache,
     pub(super) capabilities: Capabilities,
     pub(super) lists: Lists,
+    pub(super) sizes: Sizes,
     pub(super) results: Results,
     pub(super) last: Ticket,
 }
@@ -37,15 +38,15 @@ pub struct CpuExecutor {
 pub(super) struct Lists {
     /// Rows to norm at the end, those that become logits first.
     wanted: Vec<usize>,
-    /// Attention tiles before each sequence, and in all.
-    tiles: Vec<usize>,
+    /// Units of attention before each sequence, and in all.
+    units: Vec<usize>,
 }
 
 impl Lists {
     pub(super) fn new(capabilities: &Capabilities) -> Self {
         Lists {
             wanted: Vec::with_capacity(capabilities.step_tokens),
-            tiles: Vec::with_capacity(capabilities.step_sequences + 1),
+            units: Vec::with_capacity(capabilities.step_sequences + 1),
         }
     }
 }
@@ -192,8 +193,9 @@ impl CpuExecutor {
         Ok(())
     }
 
-    /// Fills the lists of a checked step and gives the number of rows that become logits.
-    fn prepare(&mut self, step: &Step<'_>) -> usize {
+    /// Fills the lists of a checked step, of whose attention the workers share out what `sharing` says, and gives the
+    /// number of rows that become logits.
+    fn prepare(&mut self, step: &Step<'_>, sharing: Sharing) -> usize {
         let logit_rows = step.wanted.iter().filter(|w| w.want == Want::Logits).count();
         self.results.rows.clear();
         self.lists.wanted.clear();
@@ -205,12 +207,12 @@ impl CpuExecutor {
             self.results.rows.push((wanted.want, *next));
             *next += 1;
         }
-        self.lists.tiles.clear();
-        self.lists.tiles.push(0);
-        let mut tiles = 0;
+        self.lists.units.clear();
+        self.lists.units.push(0);
+        let mut units = 0;
         for sequence in step.sequences {
-            tiles += tiles_of(sequence.rows);
-            self.lists.tiles.push(tiles);
+            units += sharing.units(sequence);
+            self.lists.units.push(units);
         }
         logit_rows
     }
@@ -218,8 +220,10 @@ impl CpuExecutor {
     /// Checks and runs a step, all at once or layer by layer with a tap.
     fn execute(&mut self, step: &Step<'_>, tap: Option<Tap<'_>>) -> Result<Ticket> {
         self.check(step)?;
-        let logit_rows = self.prepare(step);
-        let CpuExecutor { spec, weights, kernels, inverse_frequencies, pool, kv, lists, results, .. } = self;
+        let sharing = Sharing::of(&self.spec, step, self.sizes);
+        let logit_rows = self.prepare(step, sharing);
+        let CpuExecutor { spec, weights, kernels, inverse_frequencies, pool, kv, lists, results, sizes, .. } =
+            self;
         let forward = Forward {
             spec,
             weights,
@@ -230,7 +234,9 @@ impl CpuExecutor {
             step,
             wanted: &lists.wanted,
             logit_rows,
-            tiles: &lists.tiles,
+            sharing,
+            span_results: span_results(spec, *sizes),
+            units: &lists.units,
         };
         match tap {
             None => pool.run(&|worker| forward.run(worker))?,

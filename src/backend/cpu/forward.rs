@@ -2,29 +2,37 @@
 //!
 //! All workers run the same phases and share each phase's work out in chunks; a phase ends at a
 //! barrier, after which all see what any of them wrote. The weights are read once a step, whatever the
-//! number of rows. A layer has five barriers, and two more where the rows are too many for every worker
-//! to norm them for itself.
+//! number of rows. A layer has four barriers in decoding: after attention, o, gate/up and down. It has one more
+//! where q, k and v are a phase of their own ([`Sharing`]), and up to four where the rows are too many for every
+//! worker to norm and quantise them for itself.
 //!
 //! No value depends on how the work was shared out: each result row of a matrix, each norm and each
 //! attention head is computed by one worker in an order that the kernels fix.
 
 use super::arena::Arena;
+use super::kernels::attention::result_len;
+use super::kernels::panels::PANEL_ROWS;
 use super::kernels::panels::activations::token_bytes;
-use super::kernels::{Attention, Input, Kernels, Matrix};
+use super::kernels::{Attention, Input, Kernels, Matrix, SPAN_KEYS, Share};
 use super::kv::KvCache;
 use super::pool::{Poisoned, Worker};
 use super::rope;
 use super::weights::{Layer, Weights};
-use super::workspace::{OWN_ROWS, Workspace, cols_max};
-use crate::backend::Step;
+use super::workspace::{OWN_ROWS, SPAN_ROWS, Sizes, UNITS_EACH, Workspace, cols_max, span_results};
+use crate::backend::{Step, StepSequence};
 use crate::model::spec::DecoderSpec;
 use std::ops::Range;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// Query rows of one attention chunk: enough to share each load of keys and values, few enough that a
 /// prompt gives every worker several chunks.
 const QUERY_TILE: usize = 32;
 /// Rows that one worker norms or embeds at a time.
 const ROW_CHUNK: usize = 4;
+
+/// Up to this many rows one worker may do q, k, v and attention of a head at one go. With more, larger chunks of the
+/// matrices are worth a barrier.
+const LOCAL_ROWS: usize = 16;
 
 type Done = Result<(), Poisoned>;
 
@@ -43,13 +51,50 @@ pub struct Forward<'a> {
     pub wanted: &'a [usize],
     /// How many of `wanted` become logits.
     pub logit_rows: usize,
-    /// Attention tiles before each sequence, and in all: `[sequences + 1]`.
-    pub tiles: &'a [usize],
+    /// What of attention the workers share out.
+    pub sharing: Sharing,
+    /// Units of attention before each sequence, and in all: `[sequences + 1]`.
+    pub units: &'a [usize],
+    /// Elements of `work.spans` for one row.
+    pub span_results: usize,
 }
 
-/// Tiles of one sequence with `rows` rows in this step.
-pub fn tiles_of(rows: usize) -> usize {
-    rows.div_ceil(QUERY_TILE)
+/// What of attention the workers of a step share out. The results are the same, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sharing {
+    /// KV heads: whoever makes a head's q, k and v goes on with its attention.
+    Heads,
+    /// Tiles of query rows, and KV heads, in a phase of its own.
+    Tiles,
+    /// Spans of keys, and KV heads: there are too few heads and sequences to share.
+    Spans,
+}
+
+impl Sharing {
+    /// What suits `step` in a workspace of `sizes`.
+    pub fn of(spec: &DecoderSpec, step: &Step<'_>, sizes: Sizes) -> Sharing {
+        let (rows, few) = (step.tokens.len(), UNITS_EACH * sizes.threads);
+        let long = step.sequences.iter().any(|sequence| sequence.context > SPAN_KEYS);
+        if rows <= SPAN_ROWS
+            && long
+            && step.sequences.len() * spec.kv_heads < few
+            && span_results(spec, sizes) > 0
+        {
+            Sharing::Spans
+        } else if rows <= LOCAL_ROWS && spec.kv_heads >= few && spec.head_dim.is_multiple_of(PANEL_ROWS) {
+            Sharing::Heads
+        } else {
+            Sharing::Tiles
+        }
+    }
+
+    /// Units of one sequence.
+    pub fn units(self, sequence: &StepSequence) -> usize {
+        match self {
+            Sharing::Heads | Sharing::Tiles => sequence.rows.div_ceil(QUERY_TILE),
+            Sharing::Spans => sequence.context.div_ceil(SPAN_KEYS),
+        }
+    }
 }
 
 impl Forward<'_> {
@@ -86,8 +131,13 @@ impl Forward<'_> {
 
         let quantise = [&layer.query, &layer.key, &layer.value].iter().any(|m| m.is_packed());
         let h = self.norm(worker, &layer.attention_norm, quantise)?; // [rows, hidden]
-        self.query_key_value(worker, index, layer, h)?; // q, k, v; k and v also in the cache
-        self.attention(worker, index)?; // attended: [rows, q_width]
+        match self.sharing {
+            Sharing::Heads => self.heads(worker, index, layer, h)?,
+            Sharing::Tiles | Sharing::Spans => {
+                self.query_key_value(worker, index, layer, h)?; // q, k, v; k and v also in the cache
+                self.attention(worker, index)?; // attended: [rows, q_width]
+            }
+        }
         let bias = layer.output_bias.as_deref();
         self.add_product(worker, &layer.output, &self.work.attended, bias)?; // x: [rows, hidden]
 
@@ -247,14 +297,34 @@ impl Forward<'_> {
                 self.key_value_heads(worker, index, layer, h, heads);
             } else {
                 let first = (chunk - kv_chunks) * q_heads;
-                let heads = first..(first + q_heads).min(spec.heads);
-                let cols = heads.start * spec.head_dim..heads.end * spec.head_dim;
-                self.product(worker, &layer.query, cols.clone(), h, &self.work.q);
-                self.add_bias(&self.work.q, spec.q_width(), cols.clone(), layer.query_bias.as_deref());
-                self.rotate(&self.work.q, spec.q_width(), cols);
+                self.query_heads(worker, layer, h, first..(first + q_heads).min(spec.heads));
             }
         }
         worker.barrier()
+    }
+
+    /// q, k, v and attention, a KV head with its query heads a chunk.
+    fn heads(&self, worker: &Worker<'_>, index: usize, layer: &Layer, h: Input<'_>) -> Done {
+        let group = self.spec.heads / self.spec.kv_heads;
+        for kv_head in worker.chunks(self.spec.kv_heads) {
+            self.key_value_heads(worker, index, layer, h, kv_head..kv_head + 1);
+            self.query_heads(worker, layer, h, kv_head * group..(kv_head + 1) * group);
+            for (place, sequence) in self.step.sequences.iter().enumerate() {
+                for unit in 0..self.units[place + 1] - self.units[place] {
+                    self.attend(worker, index, sequence, unit, kv_head);
+                }
+            }
+        }
+        worker.barrier()
+    }
+
+    /// q of some heads, rotated.
+    fn query_heads(&self, worker: &Worker<'_>, layer: &Layer, h: Input<'_>, heads: Range<usize>) {
+        let (d, width) = (self.spec.head_dim, self.spec.q_width());
+        let cols = heads.start * d..heads.end * d;
+        self.product(worker, &layer.query, cols.clone(), h, &self.work.q);
+        self.add_bias(&self.work.q, width, cols.clone(), layer.query_bias.as_deref());
+        self.rotate(&self.work.q, width, cols);
     }
 
     /// k and v of some heads, rotated and stored in the cache.
@@ -285,36 +355,80 @@ impl Forward<'_> {
         }
     }
 
-    /// Attention, a tile of query rows of one sequence and one KV head a chunk.
+    /// Attention, a unit of one sequence and one KV head a chunk.
     fn attention(&self, worker: &Worker<'_>, index: usize) -> Done {
-        let (spec, width) = (self.spec, self.spec.q_width());
-        let tiles = self.tiles.last().copied().unwrap_or(0);
-        for chunk in worker.chunks(tiles * spec.kv_heads) {
+        let kv_heads = self.spec.kv_heads;
+        let units = self.units.last().copied().unwrap_or(0);
+        for chunk in worker.chunks(units * kv_heads) {
             // The last tiles see the longest context; they come first, so that no worker ends with one.
-            let (tile, kv_head) = (tiles - 1 - chunk / spec.kv_heads, chunk % spec.kv_heads);
-            let place = self.tiles.partition_point(|&before| before <= tile) - 1;
-            let sequence = &self.step.sequences[place];
-            let first = (tile - self.tiles[place]) * QUERY_TILE;
-            let rows = first..(first + QUERY_TILE).min(sequence.rows);
-            let start = sequence.first_row * width;
-            let attention = Attention {
-                layout: *self.kv.layout(),
-                cache: self.kv.layer(index),
-                blocks: &self.step.block_tables[sequence.first_block..][..sequence.blocks],
-                past: sequence.context - sequence.rows,
-                heads: spec.heads,
-                q: self.work.q.as_mut_ptr().wrapping_add(start),
-                q_stride: width,
-                out: self.work.attended.as_mut_ptr().wrapping_add(start),
-                out_stride: width,
-                scale: 1.0 / (spec.head_dim as f32).sqrt(),
-                clamp: spec.score_clamp,
-            };
-            // SAFETY: the rows of q and the blocks of the sequence were checked to exist and are only read
-            // in this phase; these rows and heads of `attended` belong to this worker until the barrier.
-            unsafe { self.kernels.attend(&attention, rows, kv_head, self.work.scratch(worker)) };
+            let (unit, kv_head) = (units - 1 - chunk / kv_heads, chunk % kv_heads);
+            let place = self.units.partition_point(|&before| before <= unit) - 1;
+            let (sequence, unit) = (&self.step.sequences[place], unit - self.units[place]);
+            if self.sharing == Sharing::Spans {
+                self.attend_span(worker, index, place, unit, kv_head);
+            } else {
+                self.attend(worker, index, sequence, unit, kv_head);
+            }
         }
         worker.barrier()
+    }
+
+    /// Attention of tile `tile` of a sequence's rows.
+    fn attend(
+        &self,
+        worker: &Worker<'_>,
+        index: usize,
+        sequence: &StepSequence,
+        tile: usize,
+        kv_head: usize,
+    ) {
+        let first = tile * QUERY_TILE;
+        let rows = first..(first + QUERY_TILE).min(sequence.rows);
+        let attention = self.attention_of(index, sequence);
+        // SAFETY: the rows of q and the blocks of the sequence were checked to exist; of this KV head they are
+        // written before, by this worker or in an earlier phase, and only read now. These rows and heads of `attended`
+        // belong to this worker until the barrier.
+        unsafe { self.kernels.attend(&attention, rows, kv_head, self.work.scratch(worker)) };
+    }
+
+    /// Attention of sequence `place` over one span of its keys; whoever does the last one merges them.
+    fn attend_span(&self, worker: &Worker<'_>, index: usize, place: usize, span: usize, kv_head: usize) {
+        let sequence = &self.step.sequences[place];
+        let attention = self.attention_of(index, sequence);
+        let (spans, head_dim) = (self.sharing.units(sequence), self.spec.head_dim);
+        let len = sequence.rows * (self.spec.heads / self.spec.kv_heads) * result_len(head_dim);
+        let first = sequence.first_row * self.span_results + kv_head * spans * len;
+        let results = self.work.spans.as_mut_ptr().wrapping_add(first);
+        let share = Share { span, results: results.wrapping_add(span * len) };
+        // SAFETY: as in `attend`; the results of this span belong to this worker until the count below tells others of
+        // them, and whoever finds that it was the last one owns all of the sequence and KV head.
+        unsafe {
+            let scratch = self.work.scratch(worker);
+            self.kernels.attend_span(&attention, 0..sequence.rows, kv_head, share, scratch);
+            let done = &self.work.spans_done[place * self.spec.kv_heads + kv_head];
+            if done.fetch_add(1, AcqRel) + 1 == spans as u32 {
+                done.store(0, Relaxed);
+                self.kernels.merge_spans(&attention, 0..sequence.rows, kv_head, results);
+            }
+        }
+    }
+
+    fn attention_of(&self, index: usize, sequence: &StepSequence) -> Attention<'_> {
+        let (spec, width) = (self.spec, self.spec.q_width());
+        let start = sequence.first_row * width;
+        Attention {
+            layout: *self.kv.layout(),
+            cache: self.kv.layer(index),
+            blocks: &self.step.block_tables[sequence.first_block..][..sequence.blocks],
+            past: sequence.context - sequence.rows,
+            heads: spec.heads,
+            q: self.work.q.as_mut_ptr().wrapping_add(start),
+            q_stride: width,
+            out: self.work.attended.as_mut_ptr().wrapping_add(start),
+            out_stride: width,
+            scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            clamp: spec.score_clamp,
+        }
     }
 
     /// gate ← silu(W_gate·h) × (W_up·h).
@@ -425,5 +539,62 @@ impl Forward<'_> {
     ) -> impl Iterator<Item = Range<usize>> {
         let size = matrix.chunk_rows(rows, tokens, worker.threads()).max(1);
         worker.chunks(rows.div_ceil(size)).map(move |chunk| chunk * size..((chunk + 1) * size).min(rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{RopeScaling, RopeSpec};
+
+    /// A decoder with `kv_heads` KV heads and twice as many query heads of 64.
+    fn spec(kv_heads: usize) -> DecoderSpec {
+        DecoderSpec {
+            layers: 1,
+            hidden: 64,
+            heads: 2 * kv_heads,
+            kv_heads,
+            head_dim: 64,
+            ffn: 64,
+            vocab: 10,
+            norm_eps: 1e-6,
+            rope: RopeSpec { theta: 1e4, scaling: RopeScaling::None },
+            context: 4096,
+            score_clamp: None,
+            tied: false,
+        }
+    }
+
+    /// The choice for `sequences` sequences of `rows` rows each and a context of `context`.
+    fn choose(spec: &DecoderSpec, threads: usize, sequences: usize, rows: usize, context: usize) -> Sharing {
+        let one = StepSequence { first_row: 0, rows, context, first_block: 0, blocks: 0 };
+        let step = Step {
+            tokens: &vec![0; rows * sequences],
+            positions: &[],
+            slots: &[],
+            sequences: &vec![one; sequences],
+            block_tables: &[],
+            wanted: &[],
+            carry: &[],
+        };
+        let sizes = Sizes { rows: 512, logit_rows: 8, threads, context: 4096, packed: false };
+        Sharing::of(spec, &step, sizes)
+    }
+
+    #[test]
+    fn workers_share_out_what_there_is_enough_of() {
+        // A 7B on two cores; prompts.
+        assert_eq!(choose(&spec(32), 2, 1, 1, 2000), Sharing::Heads);
+        assert_eq!(choose(&spec(32), 2, 16, 1, 2000), Sharing::Heads);
+        assert_eq!(choose(&spec(32), 2, 1, 512, 2000), Sharing::Tiles);
+        // Few KV heads, or many workers: keys, where there are several spans of them and few rows.
+        assert_eq!(choose(&spec(2), 2, 1, 1, 2000), Sharing::Spans);
+        assert_eq!(choose(&spec(8), 16, 2, 4, 513), Sharing::Spans);
+        assert_eq!(choose(&spec(2), 2, 1, 1, 512), Sharing::Tiles);
+        assert_eq!(choose(&spec(2), 2, 4, 1, 2000), Sharing::Tiles);
+        assert_eq!(choose(&spec(2), 1, 1, 1, 2000), Sharing::Tiles);
+        assert_eq!(choose(&spec(8), 16, 1, 9, 2000), Sharing::Tiles);
+        // Heads that fill no whole panels.
+        assert_eq!(choose(&DecoderSpec { head_dim: 80, ..spec(32) }, 2, 1, 1, 2000), Sharing::Tiles);
     }
 }

@@ -150,6 +150,7 @@ impl Setup {
             rows: limits::STEP_TOKENS_MAX,
             logit_rows: logit_rows(batch),
             threads,
+            context: options.context,
             packed: survey.packed,
         };
         let (mapped, copied) =
@@ -267,6 +268,7 @@ impl Backend for CpuBackend {
             pool,
             kv,
             lists: Lists::new(&capabilities),
+            sizes: setup.sizes,
             results: Results::new(work, &spec, &capabilities),
             capabilities,
             weights,

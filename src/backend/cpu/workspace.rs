@@ -1,15 +1,23 @@
 //! The activations of one step, taken once when the executor is opened.
 
 use super::arena::Arena;
-use super::kernels::Scratch;
+use super::kernels::attention::result_len;
 use super::kernels::panels::activations::token_bytes;
+use super::kernels::{SPAN_KEYS, Scratch};
 use super::pool::Worker;
 use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
 use std::cell::UnsafeCell;
+use std::sync::atomic::AtomicU32;
 
 /// Up to this many rows every worker computes the norms for itself: cheaper than a barrier.
 pub const OWN_ROWS: usize = 4;
+
+/// Up to this many rows the keys of a sequence may be shared out among the workers in spans.
+pub const SPAN_ROWS: usize = 8;
+
+/// Units of attention for each worker that let the workers end at about the same time.
+pub const UNITS_EACH: usize = 4;
 
 /// How many rows of what a workspace holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +28,8 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Workers.
     pub threads: usize,
+    /// The most tokens of a sequence.
+    pub context: usize,
     /// Whether some of the matrices are quantised, so that activations are too.
     pub packed: bool,
 }
@@ -46,6 +56,11 @@ pub struct Workspace {
     pub v: Arena<f32>,
     /// `[rows, q_width]`: what attention gives.
     pub attended: Arena<f32>,
+    /// `[SPAN_ROWS, …]` results of spans where keys are shared out: `span_results` elements a row, in which
+    /// a sequence has `[kv_heads][spans][rows × group]`.
+    pub spans: Arena<f32>,
+    /// `[SPAN_ROWS, kv_heads]`: spans of a sequence that are done; 0 between two steps.
+    pub spans_done: Vec<AtomicU32>,
     /// `[rows, ffn]`: gate, then silu(gate)·up.
     pub gate: Arena<f32>,
     /// `[rows, ffn]`.
@@ -69,7 +84,10 @@ impl Workspace {
         let [x, h, own_h, q, k, v, attended, gate, up, cos, sin, logits] = lengths(spec, sizes);
         let arena = |len| Arena::new(len, "activations");
         let [packed, own_packed] = packed_bytes(spec, sizes);
+        let spans = span_results(spec, sizes);
         Ok(Workspace {
+            spans: Arena::new(SPAN_ROWS * spans, "attention")?,
+            spans_done: (0..SPAN_ROWS * spec.kv_heads).map(|_| AtomicU32::new(0)).collect(),
             packed: Arena::new(packed, "quantised activations")?,
             own_packed: Arena::new(own_packed, "quantised activations")?,
             x: arena(x)?,
@@ -95,7 +113,8 @@ impl Workspace {
         let activations = lengths(spec, sizes).iter().map(|&n| n as u64 * 4).sum::<u64>();
         let packed = packed_bytes(spec, sizes).iter().map(|&n| n as u64).sum::<u64>();
         let scratch = Scratch::bytes(cols_max(spec), spec.head_dim, sizes.packed) as u64;
-        activations + packed + sizes.threads as u64 * scratch
+        let spans = (SPAN_ROWS * (span_results(spec, sizes) + spec.kv_heads)) as u64 * 4;
+        activations + packed + spans + sizes.threads as u64 * scratch
     }
 
     /// The kernels' scratch of this worker.
@@ -107,6 +126,13 @@ impl Workspace {
         // SAFETY: of all workers of a job only one has this index, and it holds no other reference.
         unsafe { &mut *self.scratch[worker.index()].get() }
     }
+}
+
+/// Elements that the results of one row take where its keys are shared out; 0 where no step of these sizes does so,
+/// because there are heads enough for all workers, or one span is all.
+pub fn span_results(spec: &DecoderSpec, sizes: Sizes) -> usize {
+    let shared = sizes.threads > 1 && spec.kv_heads < UNITS_EACH * sizes.threads && sizes.context > SPAN_KEYS;
+    if shared { spec.heads * sizes.context.div_ceil(SPAN_KEYS) * result_len(spec.head_dim) } else { 0 }
 }
 
 /// Bytes of the arenas of quantised activations.

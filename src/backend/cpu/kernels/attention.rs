@@ -1,17 +1,20 @@
 //! Attention of some query rows of one sequence over its blocks of the KV cache.
 //!
-//! **One arithmetic.** For a query, keys are taken in tiles of [`TILE_KEYS`] at fixed positions of the
-//! sequence. A score is one chain of fused multiplications along the head, in the lane of its key.
-//! Softmax runs online: a tile's largest score raises the running maximum m, what was summed so far is
-//! scaled by e^(m_old − m_new), and the tile's weights e^(score − m) and weighted values are added in
-//! the order of the keys. None of this depends on the other queries of a call.
+//! **One arithmetic.** For a query, keys are taken in spans of [`SPAN_KEYS`] and in tiles of [`TILE_KEYS`], both at
+//! fixed positions of the sequence. A score is one chain of fused multiplications along the head, in the lane of its
+//! key. Inside a span softmax runs online: a tile's largest score raises the running maximum m, what was summed so far
+//! is scaled by e^(m_old − m_new), and the tile's weights e^(score − m) and weighted values are added in the order of
+//! the keys. The results of the spans are then merged in their order by the same rule. None of this depends on the
+//! other queries of a call, nor on whether one worker takes all spans or several share them out.
 //!
 //! ```text
 //! for each group of up to 6 queries (rows, and heads that share the KV head)
-//!   for each 64 keys up to the last query's own
-//!     scores      6 queries × 16 keys in registers, along the head     K is loaded once for 6
-//!     softmax     each query, masked beyond its own position
-//!     values      6 queries × 16 elements in registers, along the keys V is loaded once for 6
+//!   for each span of 512 keys up to the last query's own
+//!     for each 64 keys
+//!       scores      6 queries × 16 keys in registers, along the head     K is loaded once for 6
+//!       softmax     each query, masked beyond its own position
+//!       values      6 queries × 16 elements in registers, along the keys V is loaded once for 6
+//!     merge with the spans before
 //! ```
 //!
 //! A single query (decoding without shared heads) takes 64 keys, and 64 elements, at once instead,
@@ -28,10 +31,18 @@ use std::ops::Range;
 
 mod scores;
 mod softmax;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod values;
 
+use spans::SpanResult;
+pub(super) use spans::merge;
+pub use spans::{Share, result_len};
+
+/// Keys whose softmax runs online, and that one worker takes where a sequence is shared out. It is part of the
+/// arithmetic.
+pub const SPAN_KEYS: usize = 512;
 /// Keys of one step of the online softmax. It is part of the arithmetic.
 const TILE_KEYS: usize = 64;
 /// Blocks of the cache in a tile.
@@ -67,20 +78,21 @@ pub struct Attention<'a> {
     pub clamp: Option<f32>,
 }
 
-/// Elements of the attention scratch.
+/// Elements of the attention scratch: the results of the spans so far, and of one span.
 pub(super) const fn scratch_len(head_dim: usize) -> usize {
-    QUERIES * head_dim.next_multiple_of(16)
+    2 * QUERIES * result_len(head_dim)
 }
 
-/// Runs attention at `level`.
+/// Runs attention at `level`, all spans of the rows or the one of `share`.
 ///
 /// # Safety
-/// As `Kernels::attend`.
+/// As `Kernels::attend` and `Kernels::attend_span`.
 pub(super) unsafe fn run(
     level: Level,
     attention: &Attention<'_>,
     rows: Range<usize>,
     kv_head: usize,
+    share: Option<Share>,
     scratch: &mut Scratch,
 ) {
     let layout = &attention.layout;
@@ -89,8 +101,8 @@ pub(super) unsafe fn run(
     let cached = keys <= attention.blocks.len() * BLOCK_TOKENS;
     debug_assert!(room && cached, "the scratch or the block table is too short");
     if room && cached && kv_head < layout.kv_heads && !rows.is_empty() {
-        let acc = scratch.attention.as_mut_ptr();
-        simd::dispatch(level, OneHead { attention, rows, kv_head, acc });
+        let scratch = scratch.attention.as_mut_ptr();
+        simd::dispatch(level, OneHead { attention, rows, kv_head, share, scratch });
     }
 }
 
@@ -99,8 +111,10 @@ struct OneHead<'a> {
     attention: &'a Attention<'a>,
     rows: Range<usize>,
     kv_head: usize,
-    /// `[QUERIES, head_dim]`, rows padded to whole vectors.
-    acc: *mut f32,
+    /// `None`: all spans, and the result goes to `out`.
+    share: Option<Share>,
+    /// `[2, QUERIES]` results of spans.
+    scratch: *mut f32,
 }
 
 impl Operation for OneHead<'_> {
@@ -119,6 +133,26 @@ impl Operation for OneHead<'_> {
     }
 }
 
+impl Attention<'_> {
+    /// Query `index` of the rows from `first_row` on × the heads of the group of `kv_head`, rows slowest.
+    #[inline(always)]
+    fn query(&self, first_row: usize, kv_head: usize, index: usize) -> Query {
+        let group = self.group();
+        let row = first_row + index / group;
+        let at = (kv_head * group + index % group) * self.layout.head_dim;
+        Query {
+            q: self.q.wrapping_add(row * self.q_stride + at),
+            out: self.out.wrapping_add(row * self.out_stride + at),
+            keys: self.past + row + 1,
+        }
+    }
+
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.heads / self.layout.kv_heads
+    }
+}
+
 /// One query: where it is read, where its result goes, and how many keys it attends to.
 #[derive(Clone, Copy)]
 struct Query {
@@ -132,40 +166,29 @@ impl OneHead<'_> {
     /// As `Kernels::attend`.
     #[inline(always)]
     unsafe fn all_queries<I: Isa, S: Stored>(&self, isa: I) {
-        let group = self.attention.heads / self.attention.layout.kv_heads;
-        let count = self.rows.len() * group;
+        let count = self.rows.len() * self.attention.group();
         let mut index = 0;
         while index < count {
             let left = count - index;
             let taken = if left >= QUERIES { QUERIES } else { left.min(4) };
             // A short group repeats its last query, and leaves the repetitions out of the result.
-            let query = |i: usize| self.query(index + i.min(taken - 1), group);
+            let query = |i: usize| {
+                self.attention.query(self.rows.start, self.kv_head, index + i.min(taken - 1))
+            };
             // SAFETY: the queries exist; the caller's promise for their memory.
             unsafe {
                 match taken {
-                    1 => self.some_queries::<I, S, 1>(isa, [query(0)], taken),
-                    2..=4 => self.some_queries::<I, S, 4>(isa, std::array::from_fn(query), taken),
-                    _ => self.some_queries::<I, S, QUERIES>(isa, std::array::from_fn(query), taken),
+                    1 => self.some_queries::<I, S, 1>(isa, [query(0)], index, taken),
+                    2..=4 => self.some_queries::<I, S, 4>(isa, std::array::from_fn(query), index, taken),
+                    _ => self.some_queries::<I, S, QUERIES>(isa, std::array::from_fn(query), index, taken),
                 }
             }
             index += taken;
         }
     }
 
-    /// Query `index` of the rows × the heads of the group, rows slowest.
-    #[inline(always)]
-    fn query(&self, index: usize, group: usize) -> Query {
-        let a = self.attention;
-        let row = self.rows.start + index / group;
-        let at = (self.kv_head * group + index % group) * a.layout.head_dim;
-        Query {
-            q: a.q.wrapping_add(row * a.q_stride + at),
-            out: a.out.wrapping_add(row * a.out_stride + at),
-            keys: a.past + row + 1,
-        }
-    }
-
-    /// The first `wanted` of `Q` queries, whose numbers of keys do not fall.
+    /// The first `wanted` of `Q` queries, whose numbers of keys do not fall. The first of them is query `index` of
+    /// all.
     ///
     /// # Safety
     /// As `Kernels::attend`.
@@ -174,15 +197,57 @@ impl OneHead<'_> {
         &self,
         isa: I,
         queries: [Query; Q],
+        index: usize,
         wanted: usize,
+    ) {
+        let head_dim = self.attention.layout.head_dim;
+        let len = result_len(head_dim);
+        let first = |part: usize| SpanResult::new(self.scratch.wrapping_add(part * QUERIES * len), head_dim);
+        let (from, to) = match self.share {
+            Some(share) => (share.span, share.span + 1),
+            None => (0, queries[Q - 1].keys.div_ceil(SPAN_KEYS)),
+        };
+        // SAFETY: the scratch holds 2 × QUERIES results and is ours; the caller's promise for the rest.
+        unsafe {
+            for span in from..to {
+                let results = first(usize::from(span > from));
+                // The only call: the function is inlined, and large.
+                self.span::<I, S, Q>(isa, &queries, span, results);
+                for i in 0..wanted {
+                    if span > from && queries[i].keys > span * SPAN_KEYS {
+                        first(0).next(i).merge(isa, results.next(i));
+                    }
+                }
+            }
+            for i in 0..wanted {
+                match self.share {
+                    Some(share) => share.result(index + i, head_dim).copy_from(first(0).next(i)),
+                    None => first(0).next(i).write(queries[i].out),
+                }
+            }
+        }
+    }
+
+    /// The results of span `span` for `Q` queries, in that many from `results` on. That of a query without a key in
+    /// the span means nothing.
+    ///
+    /// # Safety
+    /// As `Kernels::attend`; the results are ours.
+    #[inline(always)]
+    unsafe fn span<I: Isa, S: Stored, const Q: usize>(
+        &self,
+        isa: I,
+        queries: &[Query; Q],
+        span: usize,
+        results: SpanResult,
     ) {
         let (a, layout) = (self.attention, &self.attention.layout);
         let head_dim = layout.head_dim;
         let mut state = [softmax::State::new(); Q];
-        // SAFETY: the scratch holds QUERIES rows and is ours.
-        let mut acc = unsafe { values::Accumulators::<I, Q>::zeroed(isa, self.acc, head_dim) };
-        let last = queries[Q - 1].keys;
-        for first_key in (0..last).step_by(TILE_KEYS) {
+        // SAFETY: the caller's promise.
+        let mut acc = unsafe { values::Accumulators::<I, Q>::zeroed(isa, results, head_dim) };
+        let last = queries[Q - 1].keys.min((span + 1) * SPAN_KEYS);
+        for first_key in (span * SPAN_KEYS..last).step_by(TILE_KEYS) {
             let tile = self.tile::<S>(first_key, last);
             // The keys of this tile that each query attends to.
             let seen = queries.map(|query| query.keys.saturating_sub(first_key).min(TILE_KEYS));
@@ -207,9 +272,9 @@ impl OneHead<'_> {
                 acc.step::<S>(&tile, &scores, kept, seen);
             }
         }
-        for i in 0..wanted {
+        for i in 0..Q {
             // SAFETY: the caller's promise.
-            unsafe { acc.write(i, 1.0 / state[i].sum, queries[i].out) };
+            unsafe { results.next(i).set_state(state[i]) };
         }
     }
 

@@ -40,7 +40,7 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use attention::Attention;
+pub use attention::{Attention, SPAN_KEYS, Share};
 pub use kv::{KvElement, KvLayout};
 pub use matrix::{Dense, Matrix};
 pub use panels::{Packed, Packing};
@@ -275,6 +275,41 @@ impl Kernels {
         scratch: &mut Scratch,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { attention::run(self.level, attention, rows, kv_head, scratch) }
+        unsafe { attention::run(self.level, attention, rows, kv_head, None, scratch) }
+    }
+
+    /// The part of [`Kernels::attend`] over one span of keys. When all spans of the rows are done,
+    /// [`Kernels::merge_spans`] gives what `attend` would.
+    ///
+    /// # Safety
+    /// As `attend`, but that `out` is not touched; the results of `share`, `rows` × the heads of a group, must be valid,
+    /// and nothing else may access them during the call.
+    pub unsafe fn attend_span(
+        self,
+        attention: &Attention<'_>,
+        rows: Range<usize>,
+        kv_head: usize,
+        share: Share,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { attention::run(self.level, attention, rows, kv_head, Some(share), scratch) }
+    }
+
+    /// Merges the results of all spans, `[spans][rows × heads of a group]` from `results` on, into the output of the
+    /// rows. The results are used up.
+    ///
+    /// # Safety
+    /// `results` must hold what `attend_span` gave for every span of the rows; nothing else may access it, or the rows
+    /// and heads of `out`, during the call.
+    pub unsafe fn merge_spans(
+        self,
+        attention: &Attention<'_>,
+        rows: Range<usize>,
+        kv_head: usize,
+        results: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { attention::merge(self.level, attention, rows, kv_head, results) }
     }
 }

@@ -70,4 +70,15 @@ impl State {
         self.largest = largest;
         kept
     }
+
+    /// Takes the keys of a later span in; gives the factors of what was summed here and there.
+    #[inline(always)]
+    pub(super) fn merge<I: Isa>(&mut self, isa: I, later: State) -> (f32, f32) {
+        let largest = if later.largest > self.largest { later.largest } else { self.largest };
+        let kept = exp_one(isa, self.largest - largest);
+        let added = exp_one(isa, later.largest - largest);
+        self.sum = self.sum * kept + later.sum * added;
+        self.largest = largest;
+        (kept, added)
+    }
 }

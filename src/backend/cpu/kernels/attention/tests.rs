@@ -74,31 +74,58 @@ impl Case {
         1.0 / (self.layout.head_dim as f32).sqrt()
     }
 
-    /// The rows `rows`, computed in calls of `chunk` rows.
-    fn attend(&self, engine: Engine, rows: Range<usize>, chunk: usize) -> Vec<f32> {
-        let stride = self.heads * self.layout.head_dim;
-        let mut out = vec![f32::NAN; self.rows * stride];
-        let mut acc = vec![f32::NAN; scratch_len(self.layout.head_dim)];
-        let attention = Attention {
+    fn stride(&self) -> usize {
+        self.heads * self.layout.head_dim
+    }
+
+    /// Attention that writes to `out`, as long as the queries.
+    fn attention(&self, out: &mut [f32]) -> Attention<'_> {
+        assert_eq!(out.len(), self.q.len());
+        Attention {
             layout: self.layout,
             cache: self.cache.as_ptr(),
             blocks: &self.blocks,
             past: self.past,
             heads: self.heads,
             q: self.q.as_ptr(),
-            q_stride: stride,
+            q_stride: self.stride(),
             out: out.as_mut_ptr(),
-            out_stride: stride,
+            out_stride: self.stride(),
             scale: self.scale(),
             clamp: self.clamp,
-        };
+        }
+    }
+
+    /// The rows `rows`, computed in calls of `chunk` rows.
+    fn attend(&self, engine: Engine, rows: Range<usize>, chunk: usize) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.q.len()];
+        let mut scratch = vec![f32::NAN; scratch_len(self.layout.head_dim)];
+        let (attention, scratch) = (&self.attention(&mut out), scratch.as_mut_ptr());
         for start in rows.clone().step_by(chunk) {
             for kv_head in 0..self.layout.kv_heads {
                 let rows = start..rows.end.min(start + chunk);
-                engine.run(OneHead { attention: &attention, rows, kv_head, acc: acc.as_mut_ptr() });
+                engine.run(OneHead { attention, rows, kv_head, share: None, scratch });
             }
         }
-        out[rows.start * stride..rows.end * stride].to_vec()
+        out[rows.start * self.stride()..rows.end * self.stride()].to_vec()
+    }
+
+    /// All rows, span by span, the last span first.
+    fn attend_by_spans(&self, engine: Engine) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.q.len()];
+        let mut scratch = vec![f32::NAN; scratch_len(self.layout.head_dim)];
+        let (attention, scratch) = (&self.attention(&mut out), scratch.as_mut_ptr());
+        let spans = (self.past + self.rows).div_ceil(SPAN_KEYS);
+        let len = self.rows * attention.group() * result_len(self.layout.head_dim);
+        for kv_head in 0..self.layout.kv_heads {
+            let mut results = vec![f32::NAN; spans * len];
+            for span in (0..spans).rev() {
+                let share = Some(Share { span, results: results[span * len..].as_mut_ptr() });
+                engine.run(OneHead { attention, rows: 0..self.rows, kv_head, share, scratch });
+            }
+            engine.run(spans::Merge { attention, rows: 0..self.rows, kv_head, results: results.as_mut_ptr() });
+        }
+        out
     }
 
     /// The truth in f64.
@@ -189,6 +216,21 @@ fn a_result_does_not_depend_on_its_company() {
             }
             let part = case.attend(engine, 33..47, 14);
             assert_eq!(bits(&part), bits(&whole[33 * stride..47 * stride]), "{engine:?}");
+        }
+    }
+}
+
+#[test]
+fn spans_shared_out_give_the_same() {
+    // The first rows have no key in the last span, and the last ones have.
+    let cases = [(F16, (2, 3), 64, 1020, 9), (KvElement::I8, (1, 1), 20, 1535, 1), (F32, (3, 4), 80, 600, 2)];
+    for (element, heads, head_dim, past, rows) in cases {
+        let case = Case::new(element, heads, head_dim, past, rows);
+        case.check(&format!("{past} + {rows}"));
+        for engine in Engine::all() {
+            let whole = case.attend(engine, 0..rows, rows);
+            assert_eq!(bits(&case.attend_by_spans(engine)), bits(&whole), "{engine:?}, {past} + {rows}");
+            assert_eq!(bits(&case.attend(engine, 0..rows, 1)), bits(&whole), "{engine:?}, {past} + {rows}");
         }
     }
 }

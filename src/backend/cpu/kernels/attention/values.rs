@@ -3,9 +3,10 @@
 use super::super::convert::Stored;
 use super::super::kv::BLOCK_TOKENS;
 use super::super::simd::Isa;
-use super::{TILE_KEYS, Tile};
+use super::spans::SpanResult;
+use super::{TILE_KEYS, Tile, result_len};
 
-/// Σ weight × value of `Q` queries, in scratch: rows of `head_dim` padded to whole vectors.
+/// Σ weight × value of `Q` queries, where their results are.
 pub(super) struct Accumulators<I: Isa, const Q: usize> {
     isa: I,
     start: *mut f32,
@@ -17,10 +18,10 @@ impl<I: Isa, const Q: usize> Accumulators<I, Q> {
     /// Zeros.
     ///
     /// # Safety
-    /// `start` must be valid for `Q` rows, and not used elsewhere.
+    /// `results` must be the first of `Q`, and these not used elsewhere.
     #[inline(always)]
-    pub(super) unsafe fn zeroed(isa: I, start: *mut f32, head_dim: usize) -> Self {
-        let stride = head_dim.next_multiple_of(I::LANES);
+    pub(super) unsafe fn zeroed(isa: I, results: SpanResult, head_dim: usize) -> Self {
+        let (start, stride) = (results.values(), result_len(head_dim));
         // SAFETY: the caller's promise.
         unsafe { start.write_bytes(0, Q * stride) };
         Accumulators { isa, start, stride, head_dim }
@@ -143,18 +144,6 @@ impl<I: Isa, const Q: usize> Accumulators<I, Q> {
                     isa.store(acc[n][c], rows[n].add(c * I::LANES));
                 }
             }
-        }
-    }
-
-    /// Query `i`'s sum times `factor` to `out`.
-    ///
-    /// # Safety
-    /// `out` must be valid for `head_dim` elements.
-    #[inline(always)]
-    pub(super) unsafe fn write(&self, i: usize, factor: f32, out: *mut f32) {
-        for element in 0..self.head_dim {
-            // SAFETY: the caller's promise, and row i holds `head_dim` elements.
-            unsafe { *out.add(element) = *self.start.add(i * self.stride + element) * factor };
         }
     }
 }
