@@ -222,8 +222,9 @@ impl CpuExecutor {
         self.check(step)?;
         let sharing = Sharing::of(&self.spec, step, self.sizes);
         let logit_rows = self.prepare(step, sharing);
-        let CpuExecutor { spec, weights, kernels, inverse_frequencies, pool, kv, lists, results, sizes, .. } =
-            self;
+        let CpuExecutor {
+            spec, weights, kernels, inverse_frequencies, pool, kv, lists, results, sizes, ..
+        } = self;
         let forward = Forward {
             spec,
             weights,

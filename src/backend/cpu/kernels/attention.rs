@@ -172,9 +172,8 @@ impl OneHead<'_> {
             let left = count - index;
             let taken = if left >= QUERIES { QUERIES } else { left.min(4) };
             // A short group repeats its last query, and leaves the repetitions out of the result.
-            let query = |i: usize| {
-                self.attention.query(self.rows.start, self.kv_head, index + i.min(taken - 1))
-            };
+            let query =
+                |i: usize| self.attention.query(self.rows.start, self.kv_head, index + i.min(taken - 1));
             // SAFETY: the queries exist; the caller's promise for their memory.
             unsafe {
                 match taken {

@@ -123,7 +123,12 @@ impl Case {
                 let share = Some(Share { span, results: results[span * len..].as_mut_ptr() });
                 engine.run(OneHead { attention, rows: 0..self.rows, kv_head, share, scratch });
             }
-            engine.run(spans::Merge { attention, rows: 0..self.rows, kv_head, results: results.as_mut_ptr() });
+            engine.run(spans::Merge {
+                attention,
+                rows: 0..self.rows,
+                kv_head,
+                results: results.as_mut_ptr(),
+            });
         }
         out
     }
