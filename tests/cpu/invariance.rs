@@ -102,7 +102,7 @@ fn copied_blocks_continue_alike() {
     }
 }
 
-/// Logits of two sequences of `long` tokens and of one short one, decoding together in steps of one row and of three.
+/// Logits of sequences of `long`, `long − 300` and 40 tokens that decode together, one to three rows a step.
 fn decode_together(spec: &DecoderSpec, threads: usize, long: usize) -> Vec<u32> {
     let options = ExecutorOptions { threads, context: long + 64, max_batch: 3, ..options() };
     let level = Level::choose(std::env::var("AQUILA_CPU").ok().as_deref()).unwrap();
@@ -130,22 +130,21 @@ fn decode_together(spec: &DecoderSpec, threads: usize, long: usize) -> Vec<u32> 
     seen
 }
 
+fn assert_alike(spec: &DecoderSpec, threads: [usize; 2], long: usize) {
+    let alone = decode_together(spec, 1, long);
+    for threads in threads {
+        assert_eq!(alone, decode_together(spec, threads, long), "{threads} threads");
+    }
+}
+
 #[test]
 fn however_keys_are_shared_out() {
     // With one KV head several workers divide the keys of a sequence; one worker alone does not.
-    let spec = DecoderSpec { layers: 1, heads: 3, kv_heads: 1, context: 4096, ..small() };
-    let alone = decode_together(&spec, 1, 1100);
-    for threads in [2, 5] {
-        assert_eq!(alone, decode_together(&spec, threads, 1100), "{threads} threads");
-    }
+    assert_alike(&DecoderSpec { layers: 1, heads: 3, kv_heads: 1, context: 4096, ..small() }, [2, 5], 1100);
 }
 
 #[test]
 fn however_heads_are_shared_out() {
     // Eight KV heads are enough for two workers to take whole heads, but not for three.
-    let spec = DecoderSpec { layers: 1, heads: 16, kv_heads: 8, head_dim: 32, ..small() };
-    let alone = decode_together(&spec, 1, 400);
-    for threads in [2, 3] {
-        assert_eq!(alone, decode_together(&spec, threads, 400), "{threads} threads");
-    }
+    assert_alike(&DecoderSpec { layers: 1, heads: 16, kv_heads: 8, head_dim: 32, ..small() }, [2, 3], 400);
 }

@@ -2,12 +2,12 @@
 //!
 //! All workers run the same phases and share each phase's work out in chunks; a phase ends at a
 //! barrier, after which all see what any of them wrote. The weights are read once a step, whatever the
-//! number of rows. A layer has four barriers in decoding: after attention, o, gate/up and down. It has one more
-//! where q, k and v are a phase of their own ([`Sharing`]), and up to four where the rows are too many for every
-//! worker to norm and quantise them for itself.
+//! number of rows. A layer has four barriers where one sequence decodes: after attention, o, gate/up and down. It has
+//! one more where q, k and v are a phase of their own ([`Sharing`]), and up to four more where the rows are too many
+//! for every worker to norm and quantise them for itself.
 //!
-//! No value depends on how the work was shared out: each result row of a matrix, each norm and each
-//! attention head is computed by one worker in an order that the kernels fix.
+//! No value depends on how the work was shared out: each result row of a matrix, each norm, and each attention head or
+//! span of its keys is computed by one worker, and spans are merged, in an order that the kernels fix.
 
 use super::arena::Arena;
 use super::kernels::attention::result_len;
@@ -413,6 +413,7 @@ impl Forward<'_> {
         }
     }
 
+    /// Attention of a sequence in layer `index`; its output lies in `attended`.
     fn attention_of(&self, index: usize, sequence: &StepSequence) -> Attention<'_> {
         let (spec, width) = (self.spec, self.spec.q_width());
         let start = sequence.first_row * width;
