@@ -1,12 +1,12 @@
 //! The C programs beside this file and the examples, built against the installed tree and run on small
 //! models: linked to the shared library, to the archive, and with AddressSanitizer.
 
+use crate::deadline;
 use crate::stage::{Compiler, Link, build, build_dir, is_here, manifest_dir, program, said, scratch, staged};
 use crate::support::{TempDir, TinyModel};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// One C test a noun, each with a model as its argument.
@@ -28,7 +28,7 @@ fn source(name: &str) -> PathBuf {
 
 /// Runs a program that must succeed and say nothing on its error output: the library never prints.
 fn run_quietly(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let output = deadline::output(command);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && err.is_empty(), "{command:?}: {}\n{out}{err}", output.status);
     output
@@ -73,7 +73,7 @@ fn nouns_under_address_sanitizer() {
         int main(void) { lost = malloc(77); lost = NULL; return 0; }\n";
     fs::write(&code, leak).expect("leak.c");
     build(gcc.c(), &code, &path, Link::Static, &["-fsanitize=address"]);
-    let output = program(&path).output().expect("leak");
+    let output = deadline::output(&mut program(&path));
     assert!(String::from_utf8_lossy(&output.stderr).contains("77 byte(s) leaked"), "{output:?}");
 }
 
@@ -197,14 +197,7 @@ fn run_example(name: &str, path: &Path) {
         "chat" => drop(command.arg(chat_model())),
         _ => drop(command.arg(model())),
     }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    child.stdin.take().expect("piped").write_all(b"hello\nyou \"and\" me\n").ok();
-    let output = child.wait_with_output().expect("the example ends");
+    let output = deadline::output_of(&mut command, b"hello\nyou \"and\" me\n");
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
@@ -247,7 +240,7 @@ fn make_installs_without_cargo_and_uninstalls_every_file() {
         command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
         command
     };
-    let nothing = make("install").output().expect("make");
+    let nothing = deadline::output(&mut make("install"));
     let told = String::from_utf8_lossy(&nothing.stderr);
     assert!(!nothing.status.success() && told.contains("nothing was built before"), "{told}");
 

@@ -1,6 +1,7 @@
 //! What the tests stand on: the compilers that are here, and an installed tree of the library that
 //! cargo just built.
 
+use crate::deadline;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -64,7 +65,7 @@ pub fn scratch(name: &str) -> PathBuf {
 
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let output = deadline::output(command);
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",
