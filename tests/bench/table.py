@@ -3,14 +3,16 @@
 
 Each row is a task. Every round runs, for each row in turn, target/release/aquila and the peers of the same class, one
 process at a time; the medians of the rounds, their ratio and the share of the limit that was measured in the same
-process are printed, and written as CSV and as an SVG chart.
+process are printed, and written as CSV and as an SVG chart after each round. A form of the peer that was more than a
+tenth slower than its best in the first round is not run again.
 
   --layers N     layers of the model, of 32 [8]; its weights are random, which costs the same time as real ones
   --rounds N     rounds [3]
   --threads N    [all processors of this process]
   --only TEXT    rows whose name contains TEXT; several texts with | between
   --out DIR      where table.csv and table.svg go [target/bench]
-  --record       also keep both in tests/bench/record/ under the processor's name
+  --record       also keep both in tests/bench/record/ under the processor's name; rows that are not run now stay
+                 there as they are
 
 Peers: llama.cpp built by tests/bench/peers.sh, else the rows stand alone. Disk: about 1.5 GB a layer, in the cache that
 tests/fetch/fetch.sh prints. Needs Python alone; run it on an idle machine.
@@ -138,7 +140,10 @@ class Bench:
                 if row.kv and not flash:
                     continue  # llama.cpp has quantised values with flash attention alone
                 label = f"llama.cpp {kind} -fa {flash}"
-                row.peer_speeds.setdefault(label, []).append(self.peer_speed(row, kind, flash))
+                speeds = row.peer_speeds.setdefault(label, [])
+                best = max((found[0] for found in row.peer_speeds.values() if found), default=0)
+                if not speeds or speeds[0] > 0.9 * best:
+                    speeds.append(self.peer_speed(row, kind, flash))
 
     def peer_speed(self, row, kind, flash):
         kv = ["-ctk", "q8_0", "-ctv", "q8_0"] if row.kv else []
@@ -170,6 +175,7 @@ def summary(bench, row):
     return {
         "task": row.name,
         "tokens_per_second": round(speed, 2),
+        "rounds": len(row.speeds),
         "lowest": round(min(row.speeds), 2),
         "highest": round(max(row.speeds), 2),
         "bits": round(row.bits, 2),
@@ -185,7 +191,7 @@ def summary(bench, row):
 
 def line(row):
     limit = f"{float(row['limit']) / 1e9:.0f} G/s"
-    text = f"{row['task']:<28}{row['tokens_per_second']:>9.2f}{row['bits']:>7}{limit:>10}{row['share_of_limit']:>7.0%}"
+    text = f"{row['task']:<28}{float(row['tokens_per_second']):>9.2f}{row['bits']:>7}{limit:>10}{row['share_of_limit']:>7.0%}"
     if row["peer"]:
         text += f"  {row['peer']:<24}{row['peer_bits']:>6}{row['peer_tokens_per_second']:>9.2f}"
         text += f"{row['ratio']:>7.2f}× (goal {row['goal']})"
@@ -204,7 +210,7 @@ def chart(rows, title):
     ]
     for index, row in enumerate(rows):
         y = 52 + step * index
-        ours, peer = row["tokens_per_second"], row["peer_tokens_per_second"] or 0
+        ours, peer = float(row["tokens_per_second"]), float(row["peer_tokens_per_second"] or 0)
         longest = max(ours, peer)
         parts.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{row["task"]}</text>')
         for offset, speed, colour, name in ((0, ours, "#1b6ca8", "aquila"), (13, peer, "#b0b0b0", row["peer"])):
@@ -217,13 +223,40 @@ def chart(rows, title):
 
 
 def processor():
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return names[0] if names else os.uname().machine
+    """The processor's name, with family and model where it is x86: a virtual machine often says no more than the brand."""
+    info = Path("/proc/cpuinfo").read_text()
+    found = [re.search(rf"^{field}\s*: (.*)$", info, re.M) for field in ("model name", "cpu family", "model")]
+    if not all(found):
+        return os.uname().machine
+    name, family, model = (match[1] for match in found)
+    return f"{name} (family {family} model {model})"
 
 
 def level():
     info = subprocess.run(["target/release/aquila", "--version"], capture_output=True, text=True, cwd=ROOT)
     return info.stdout.splitlines()[0]
+
+
+def write(arguments, title, found):
+    """Writes the rows as CSV and chart; to the record, in the places of those that it holds of the same tasks."""
+    targets = [(arguments.out / "table", found)]
+    if arguments.record:
+        name = re.sub(r"[^a-z0-9]+", "-", f"{processor()} {arguments.threads} threads".lower()).strip("-")
+        path = ROOT / "tests/bench/record" / name
+        kept = {}
+        if path.with_suffix(".csv").exists():
+            with open(path.with_suffix(".csv"), newline="", encoding="utf-8") as file:
+                kept = {row["task"]: row for row in csv.DictReader(file)}
+        kept.update({row["task"]: row for row in found})
+        targets.append((path, [kept[row.name] for row in rows() if row.name in kept]))
+    for path, lines in targets:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, lines[0].keys())
+            writer.writeheader()
+            writer.writerows(lines)
+        path.with_suffix(".svg").write_text(chart(lines, title), encoding="utf-8")
+        print(f"written: {os.path.relpath(path)}.csv and .svg", file=sys.stderr)
 
 
 def main():
@@ -240,32 +273,22 @@ def main():
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is not idle (load {load:.1f}): the figures will be too low", file=sys.stderr)
+    title = f"{level()}, {processor()}, {arguments.threads} threads, Aquila-7B shape, {arguments.layers} of 32 layers"
+    found = []
     for turn in range(arguments.rounds):
         for row in wanted:
             print(f"round {turn + 1}: {row.name}", file=sys.stderr)
             bench.ours(row)
             if bench.has_peer:
                 bench.peers(row)
-    found = [summary(bench, row) for row in wanted]
-    title = f"{level()}, {processor()}, {arguments.threads} threads, Aquila-7B shape, {arguments.layers} of 32 layers"
+        found = [summary(bench, row) for row in wanted]
+        write(arguments, title, found)
     print(f"{title}, medians of {arguments.rounds} rounds")
     print(f"{'task':<28}{'tokens/s':>9}{'bits':>7}{'limit':>10}{'of it':>7}  {'best peer':<24}{'bits':>6}{'tokens/s':>9}{'ratio':>8}")
     for row in found:
         print(line(row))
     if not bench.has_peer:
         print("llama.cpp is not compared: tests/bench/peers.sh builds it")
-    targets = [(arguments.out, "table")]
-    if arguments.record:
-        name = re.sub(r"[^a-z0-9]+", "-", f"{processor()} {arguments.threads} threads".lower()).strip("-")
-        targets.append((ROOT / "tests/bench/record", name))
-    for folder, name in targets:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, found[0].keys())
-            writer.writeheader()
-            writer.writerows(found)
-        (folder / f"{name}.svg").write_text(chart(found, title), encoding="utf-8")
-        print(f"written: {os.path.relpath(folder / name)}.csv and .svg", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ const BLOCK_TOKENS: usize = 24;
 const EXPANDED_FROM: usize = 3;
 /// Most tokens of a register tile that takes two subgroups of codes at once.
 const PAIRED_TOKENS: usize = 2;
+/// How many groups ahead a tile that takes groups in strips asks for them.
+const STRIPS_AHEAD: usize = 2;
 /// Bytes of panels that stay in L2 beside a tile of activations.
 const BLOCK_BYTES: usize = 560 << 10;
 
@@ -175,11 +177,24 @@ impl Product<'_> {
         let tile_tokens = activations::tile_tokens(self.tokens, D::TOKENS);
         let k = self.k();
         let subgroups = k / SUBGROUP;
-        // Each tile asks for its share of the next panel. One tile alone waits for memory anyway.
-        let mut ahead = next.filter(|_| tokens > tile_tokens).map(|next| Ahead {
-            at: next.as_ptr(),
-            step: next.len().div_ceil(tokens.div_ceil(tile_tokens) * subgroups),
-        });
+        let mut ahead = match next {
+            // Each tile asks for its share of the next panel.
+            Some(next) if tokens > tile_tokens => Some(Ahead {
+                at: next.as_ptr(),
+                step: next.len().div_ceil(tokens.div_ceil(tile_tokens) * subgroups),
+            }),
+            // One tile alone waits for memory itself. Where it takes groups of codes strip by strip, the hardware does
+            // not see the stream in the order of its reads, so it asks for the groups that come. (Bytes it does see:
+            // asking for them, too, takes half as long again.)
+            Some(_) if D::STRIPS && C::LINE_BYTES != 4 * PANEL_ROWS => {
+                let group = C::SCALE_BYTES + GROUP / 4 * C::LINE_BYTES;
+                Some(Ahead {
+                    at: panel_at.wrapping_add(STRIPS_AHEAD * group),
+                    step: group / (GROUP / SUBGROUP),
+                })
+            }
+            _ => None,
+        };
         let mut token = 0;
         while token < tokens {
             let width = tile_tokens.min(tokens - token);
@@ -187,7 +202,17 @@ impl Product<'_> {
             let x = GroupAt::new(tile, width, 0);
             let sums = sums[token..].as_flattened_mut().as_mut_ptr();
             let coding = std::marker::PhantomData;
-            let work = RegisterTile::<D, C> { d, table, group: panel_at, len: k, x, sums, ahead, coding };
+            let work = RegisterTile::<D, C> {
+                d,
+                table,
+                group: panel_at,
+                len: k,
+                x,
+                sums,
+                ahead,
+                lines: SUBGROUP / 4,
+                coding,
+            };
             d.with_tile(width, &work);
             ahead = ahead.map(|ahead| ahead.after(subgroups));
             token += width;
@@ -245,6 +270,8 @@ struct RegisterTile<D: Int8, C: Coding> {
     sums: *mut f32,
     /// What to ask for meanwhile.
     ahead: Option<Ahead>,
+    /// `SUBGROUP / 4`.
+    lines: usize,
     coding: std::marker::PhantomData<C>,
 }
 
@@ -288,8 +315,8 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         unsafe {
             let mut parts = [[f.zero(); T]; R];
             if C::LINE_BYTES != 4 * PANEL_ROWS && T <= PAIRED_TOKENS {
-                // So narrow a tile waits for memory itself and asks for nothing ahead.
                 for pair in 0..len / K_STEP {
+                    ahead = ahead.map(|part| part.ask(f).ask(f));
                     self.subgroup_pair::<R, T>(group, x, 2 * pair, row, &mut parts);
                 }
             } else {
@@ -335,7 +362,7 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
         unsafe {
             let mut acc = self.start::<R, T>(x, subgroup);
             let first = subgroup * SUBGROUP / 4;
-            for k4 in first..first + SUBGROUP / 4 {
+            for k4 in first..first + self.lines::<T>() {
                 self.step::<R, T, HIGH>(group, k4, row, x.bytes.add(k4 * T), &mut acc);
             }
             self.scale::<R, T>(group, x, subgroup, row, acc, parts);
@@ -362,13 +389,21 @@ impl<D: Int8, C: Coding> RegisterTile<D, C> {
             let mut low = self.start::<R, T>(x, subgroup);
             let mut high = self.start::<R, T>(x, subgroup + 1);
             let first = subgroup * LINES;
-            for k4 in first..first + LINES {
+            for k4 in first..first + self.lines::<T>() {
                 self.step::<R, T, false>(group, k4, row, x.bytes.add(k4 * T), &mut low);
                 self.step::<R, T, true>(group, k4 + LINES, row, x.bytes.add((k4 + LINES) * T), &mut high);
             }
             self.scale::<R, T>(group, x, subgroup, row, low, parts);
             self.scale::<R, T>(group, x, subgroup + 1, row, high, parts);
         }
+    }
+
+    /// Lines of a subgroup: a number that the compiler does not know where it must not unroll the loop over them. Of
+    /// the tiles of `D::ROLLED` these gain by it: the widest, and one token of codes.
+    #[inline(always)]
+    fn lines<const T: usize>(&self) -> usize {
+        let one_of_codes = T == 1 && C::LINE_BYTES != 4 * PANEL_ROWS;
+        if D::ROLLED && (T == D::TOKENS || one_of_codes) { self.lines } else { SUBGROUP / 4 }
     }
 
     /// Adds the sums of a subgroup to `parts`, times its scales.

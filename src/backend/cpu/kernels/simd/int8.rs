@@ -43,6 +43,11 @@ pub(in super::super) unsafe trait Int8: Copy {
     const LANES: usize;
     /// Most tokens of a register tile.
     const TOKENS: usize;
+    /// Whether a register tile holds fewer rows than a panel, so that it takes each group several times.
+    const STRIPS: bool;
+    /// Whether the loop over a subgroup must not be unrolled. Where a dot product takes several instructions the
+    /// compiler rearranges the unrolled ones token by token and keeps the weights of all on the stack.
+    const ROLLED: bool;
     /// Whether a sum must begin at −128 × the sum of its activations.
     const OFFSET: bool;
 
@@ -101,6 +106,7 @@ pub(in super::super) trait Tile {
 macro_rules! tiles {
     ($rows:literal x [$($tokens:literal)*] $most:literal $(, $features:literal)?) => {
         const TOKENS: usize = $most;
+        const STRIPS: bool = $rows * Self::LANES < $crate::backend::cpu::kernels::panels::PANEL_ROWS;
         #[inline(always)]
         fn with_tile<W: $crate::backend::cpu::kernels::simd::int8::Tile>(self, tokens: usize, work: &W) {
             $(#[target_feature(enable = $features)])?

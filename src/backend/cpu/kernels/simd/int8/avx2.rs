@@ -39,6 +39,7 @@ macro_rules! common {
         type F = Avx2;
         type I = __m256i;
         type W = __m256i;
+        /// As the multiplication takes them.
         type Table = __m256i;
         const LANES: usize = 8;
 
@@ -59,7 +60,9 @@ macro_rules! common {
         #[inline(always)]
         fn table(self, codebook: &Codebook) -> __m256i {
             // SAFETY: the token; the codebook has 16 bytes.
-            unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(codebook.as_ptr().cast())) }
+            unsafe {
+                taken(_mm256_broadcastsi128_si256(_mm_loadu_si128(codebook.as_ptr().cast())), Self::OFFSET)
+            }
         }
         #[inline(always)]
         unsafe fn load_nibbles(self, at: *const u8) -> __m256 {
@@ -72,12 +75,32 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn expand<const HIGH: bool>(self, from: *const u8, table: __m256i, to: *mut u8) {
             // SAFETY: the token, and the caller's promise.
-            unsafe { _mm256_storeu_si256(to.cast(), look_up::<HIGH>(from, table)) }
+            unsafe { _mm256_storeu_si256(to.cast(), taken(look_up::<HIGH>(from, table), Self::OFFSET)) }
+        }
+        #[inline(always)]
+        unsafe fn weights(self, at: *const u8) -> __m256i {
+            // SAFETY: the token, and the caller's promise.
+            unsafe { taken(_mm256_loadu_si256(at.cast()), Self::OFFSET) }
+        }
+        #[inline(always)]
+        unsafe fn coded<const HIGH: bool>(self, at: *const u8, table: __m256i) -> __m256i {
+            // SAFETY: the token, and the caller's promise.
+            unsafe { look_up::<HIGH>(at, table) }
         }
     };
 }
 
-/// The stored bytes of 32 codes.
+/// Stored bytes as the multiplication takes them, and back: with their offset, or as signed bytes.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn taken(bytes: __m256i, offset: bool) -> __m256i {
+    // SAFETY: the caller's promise.
+    if offset { bytes } else { unsafe { _mm256_xor_si256(bytes, _mm256_set1_epi8(-128)) } }
+}
+
+/// What a table says of 32 codes.
 ///
 /// # Safety
 /// The CPU must have AVX2; `at` must be valid for reading 32 bytes.
@@ -95,27 +118,18 @@ unsafe fn look_up<const HIGH: bool>(at: *const u8, table: __m256i) -> __m256i {
 unsafe impl Int8 for Pairs {
     common!();
     const OFFSET: bool = false;
+    const ROLLED: bool = true;
     tiles!(1 x [1 2 3] 4, "avx2,fma,f16c");
 
     #[inline(always)]
     fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // Unsigned by signed bytes, two products to 16 bits: |w| × (x with the sign of w). The sums cannot
-        // saturate, since |w| and |x| are at most 127.
+        // saturate, since |w| is at most 128 and |x| at most 127.
         // SAFETY: the token.
         unsafe {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
-    }
-    #[inline(always)]
-    unsafe fn weights(self, at: *const u8) -> __m256i {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_xor_si256(_mm256_loadu_si256(at.cast()), _mm256_set1_epi8(-128)) }
-    }
-    #[inline(always)]
-    unsafe fn coded<const HIGH: bool>(self, at: *const u8, table: __m256i) -> __m256i {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_xor_si256(look_up::<HIGH>(at, table), _mm256_set1_epi8(-128)) }
     }
 }
 
@@ -123,21 +137,12 @@ unsafe impl Int8 for Pairs {
 unsafe impl Int8 for Vnni {
     common!();
     const OFFSET: bool = true;
+    const ROLLED: bool = false;
     tiles!(2 x [1 2] 3, "avxvnni,avx2,fma,f16c");
 
     #[inline(always)]
     fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: the token.
         unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
-    }
-    #[inline(always)]
-    unsafe fn weights(self, at: *const u8) -> __m256i {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_loadu_si256(at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn coded<const HIGH: bool>(self, at: *const u8, table: __m256i) -> __m256i {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { look_up::<HIGH>(at, table) }
     }
 }

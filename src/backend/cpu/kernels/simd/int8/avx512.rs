@@ -26,6 +26,7 @@ unsafe impl Int8 for Vnni {
     type Table = __m512i;
     const LANES: usize = 16;
     const OFFSET: bool = true;
+    const ROLLED: bool = false;
     // 12 sums and as many scaled ones leave room for two vectors of weights and the activations.
     tiles!(2 x [1 2 3 4 5] 6, "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
 

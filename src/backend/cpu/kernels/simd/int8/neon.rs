@@ -41,6 +41,7 @@ macro_rules! common {
         type Table = int8x16_t;
         const LANES: usize = 8;
         const OFFSET: bool = false;
+        const ROLLED: bool = false;
 
         #[inline(always)]
         fn floats(self) -> Neon {

@@ -15,6 +15,7 @@ unsafe impl Int8 for Plain {
     type Table = Codebook;
     const LANES: usize = 8;
     const OFFSET: bool = false;
+    const ROLLED: bool = false;
     tiles!(1 x [1] 2);
 
     #[inline(always)]
