@@ -3,7 +3,7 @@
 
 Each row is a task. Every round runs, for each row in turn, target/release/aquila and the peers of the same class, one
 process at a time; the medians of the rounds, their ratio and the share of the limit that was measured in the same
-process are printed, and written as CSV and as an SVG chart after each round. A form of the peer that was more than a
+process are printed, and written as CSV and as an SVG chart after each row. A form of the peer that was more than a
 tenth slower than its best in the first round is not run again.
 
   --layers N     layers of the model, of 32 [8]; its weights are random, which costs the same time as real ones
@@ -100,7 +100,7 @@ class Bench:
         self.peer = self.cache / PEER
         self.has_peer = (self.peer / "llama-quantize").exists()
         self.matrix_weights = self.layers * LAYER_WEIGHTS + HEAD_WEIGHTS
-        self.peer_bits = {}
+        self.own_bits, self.peer_bits = {}, {}
 
     def model(self, kind):
         """The path of the model in one of llama.cpp's types, made at its first use."""
@@ -132,7 +132,14 @@ class Bench:
         row.speeds.append(found["tokens_per_second"])
         row.shares.append(found["limit_share"])
         row.limits.append(found["limit"])
-        row.bits = 8 * found["weight_bytes_per_token"] / self.matrix_weights
+        row.bits = self.bits(model, row.dtype)
+
+    def bits(self, model, dtype):
+        """Bits a weight of the layers and the head, as decoding reads them."""
+        if (model, dtype) not in self.own_bits:
+            command = ["target/release/aquila", "info", model, "--json", *(["--dtype", dtype] if dtype else [])]
+            self.own_bits[model, dtype] = 8 * output(command)[0]["memory"]["weight_bytes_per_token"] / self.matrix_weights
+        return self.own_bits[model, dtype]
 
     def peers(self, row):
         for kind in row.peers:
@@ -256,7 +263,6 @@ def write(arguments, title, found):
             writer.writeheader()
             writer.writerows(lines)
         path.with_suffix(".svg").write_text(chart(lines, title), encoding="utf-8")
-        print(f"written: {os.path.relpath(path)}.csv and .svg", file=sys.stderr)
 
 
 def main():
@@ -281,12 +287,13 @@ def main():
             bench.ours(row)
             if bench.has_peer:
                 bench.peers(row)
-        found = [summary(bench, row) for row in wanted]
-        write(arguments, title, found)
+            found = [summary(bench, row) for row in wanted if row.speeds]
+            write(arguments, title, found)
     print(f"{title}, medians of {arguments.rounds} rounds")
     print(f"{'task':<28}{'tokens/s':>9}{'bits':>7}{'limit':>10}{'of it':>7}  {'best peer':<24}{'bits':>6}{'tokens/s':>9}{'ratio':>8}")
     for row in found:
         print(line(row))
+    print(f"written: {os.path.relpath(arguments.out)}/table.csv and .svg", file=sys.stderr)
     if not bench.has_peer:
         print("llama.cpp is not compared: tests/bench/peers.sh builds it")
 
