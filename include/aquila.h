@@ -5,11 +5,16 @@
  * Use: aquila_load gives an engine; aquila_generate gives a whole text, aquila_stream hands it on piece by
  * piece; aquila_free ends it. Link with `pkg-config --cflags --libs aquila`.
  *
- * Errors. Functions return an aquila_status: AQUILA_OK, or a negative number that says what to do. The
+ * A service: aquila_submit starts a request and returns, aquila_next reads its events, aquila_cancel ends it,
+ * all from any thread; an aquila_queue lets one thread wait for hundreds of requests, with a descriptor for
+ * poll. The engine runs the requests together.
+ *
+ * Errors. Functions return an aquila_status: AQUILA_OK, or a negative number that says what to do (a positive
+ * one is no error). The
  * aquila_error that most take as their last argument says why; NULL is allowed. An out-pointer is set to
  * NULL on failure. NULL or a misaligned address for a required argument gives AQUILA_ERR_ARGUMENT.
  *
- * Handles. aquila_engine and aquila_result are never dereferenced: a handle is looked up at each call. A
+ * Handles. aquila_engine, aquila_request, aquila_queue and aquila_result are never dereferenced: a handle is looked up at each call. A
  * freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread; a second free does
  * nothing. An object lives until the last running call on it returns. Nothing that the library gives is
  * freed with free().
@@ -44,6 +49,9 @@
 /** As a size: the string is NUL-terminated, count it. */
 #define AQUILA_NTS ((size_t)-1)
 
+/** As a time-out: wait without limit. */
+#define AQUILA_FOREVER ((int64_t)-1)
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -59,6 +67,12 @@ extern "C" {
 
 /** The call did what was asked. */
 #define AQUILA_OK 0
+
+/** There is nothing more: all events of the request were read. */
+#define AQUILA_DONE 1
+
+/** The time passed; nothing is lost. */
+#define AQUILA_TIMEOUT 2
 
 /** A bug in the library, caught before it could leave it. Please report the message. */
 #define AQUILA_ERR_INTERNAL (-1)
@@ -147,6 +161,15 @@ extern "C" {
 /** Look at every weight for NaN and infinity, and compare all of a packed cache with its checksums. */
 #define AQUILA_LOAD_VERIFY 4
 
+/** A part of the prompt is computed: `prefill_done` and `prefill_total` say how much. */
+#define AQUILA_EVENT_PREFILL 1
+
+/** New text and its tokens. */
+#define AQUILA_EVENT_TEXT 2
+
+/** The last event: `finish`, `status` and `stats` say how it ended. */
+#define AQUILA_EVENT_FINISH 3
+
 /** Go on past the model's own end-of-sequence ids. */
 #define AQUILA_GEN_IGNORE_EOS 1
 
@@ -162,6 +185,9 @@ extern "C" {
 /** Do not add what the tokenizer's own rules add to a prompt. */
 #define AQUILA_GEN_NO_ADD_SPECIAL 128
 
+/** Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others. */
+#define AQUILA_GEN_NO_CACHE 32
+
 /** Do not recognise special-token text in the prompt. */
 #define AQUILA_GEN_NO_PARSE_SPECIAL 256
 
@@ -174,14 +200,17 @@ extern "C" {
 /** As a seed: another text each time. */
 #define AQUILA_SEED_RANDOM UINT64_MAX
 
-/** A part of the prompt is computed: `prefill_done` and `prefill_total` say how much. */
-#define AQUILA_EVENT_PREFILL 1
+/** The input is text, tokenised by the model's own rules; with AQUILA_GEN_MESSAGES in the parameters it is a chat. */
+#define AQUILA_INPUT_TEXT 0
 
-/** New text and its tokens. */
-#define AQUILA_EVENT_TEXT 2
+/** The input is an array of int32_t ids; nothing is added to it. */
+#define AQUILA_INPUT_TOKENS 1
 
-/** The last event: `finish`, `status` and `stats` say how it ended. */
-#define AQUILA_EVENT_FINISH 3
+/**
+ * The input is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template. Text of the
+ * messages never becomes a special token.
+ */
+#define AQUILA_INPUT_MESSAGES 2
 
 /** Not finished, or no result. */
 #define AQUILA_FINISH_NONE 0
@@ -221,6 +250,15 @@ extern "C" {
  * dereferenced: using a freed one gives AQUILA_ERR_CLOSED, not a crash.
  */
 typedef struct aquila_engine aquila_engine;
+
+/**
+ * Where requests are given out when they have an event, so that one thread can wait for hundreds. Requests of
+ * several engines may share one. A handle, never dereferenced.
+ */
+typedef struct aquila_queue aquila_queue;
+
+/** A generation in flight. A handle, never dereferenced. */
+typedef struct aquila_request aquila_request;
 
 /**
  * A finished text. A handle, never dereferenced. It does not need its engine any more, and may be read
@@ -285,6 +323,44 @@ typedef struct aquila_error {
     /** One sentence for a person: UTF-8, NUL-terminated, cut between characters if too long. */
     char message[504];
 } aquila_error;
+
+/**
+ * What an engine does now, and what it has done since it was loaded. Set struct_size before the call. Each number
+ * is right; numbers of one call may be of slightly different moments.
+ */
+typedef struct aquila_engine_stats {
+    /** sizeof(aquila_engine_stats). */
+    uint32_t struct_size;
+    /** Requests that hold KV cache. */
+    uint32_t running;
+    /** Requests that wait for a place. */
+    uint32_t waiting;
+    /** 0. */
+    uint32_t reserved;
+    /** Tokens of the KV cache that requests hold. */
+    uint64_t kv_tokens_used;
+    /**
+     * Tokens of the KV cache that are kept for prompts which begin alike; their room is given to requests that need
+     * it.
+     */
+    uint64_t kv_tokens_cached;
+    /** Memory that the engine took when it was loaded, in bytes; mapped files are not counted. */
+    uint64_t host_bytes;
+    /** Requests that were taken in. */
+    uint64_t requests;
+    /** Requests that were refused with AQUILA_ERR_OVERLOADED. */
+    uint64_t refused;
+    /** Tokens of prompts. */
+    uint64_t prompt_tokens;
+    /** Those of them that were found in the KV cache and not computed. */
+    uint64_t cached_tokens;
+    /** Tokens made. */
+    uint64_t output_tokens;
+    /** Steps: each runs through the model once, with tokens of many requests. */
+    uint64_t steps;
+    /** How often a request gave its KV cache to another one, to be computed again. */
+    uint64_t preemptions;
+} aquila_engine_stats;
 
 /**
  * Told of progress while loading: the stage, and how much of it is done (bytes). Runs on the thread
@@ -446,6 +522,15 @@ typedef struct aquila_gen_params {
     uint32_t speculate;
     /** 0. */
     uint32_t reserved;
+    /**
+     * Milliseconds from the submission after which the text ends with what was made (AQUILA_FINISH_DEADLINE);
+     * waiting in line and tokenising are within it; 0: no limit.
+     */
+    int64_t deadline_ms;
+    /** Requests of higher priority go first, and others give place and KV cache to them and go on later; 0: ordinary. */
+    int32_t priority;
+    /** How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20. */
+    uint32_t n_logprobs;
 } aquila_gen_params;
 
 /** Times and counts of one generation. Set struct_size before the call that fills it. */
@@ -476,12 +561,24 @@ typedef struct aquila_stats {
     uint32_t accepted_tokens;
 } aquila_stats;
 
+/** A token that could have been chosen. */
+typedef struct aquila_logprob {
+    /** Its id. */
+    int32_t token;
+    /** Its log-probability, by the model alone. */
+    float logprob;
+} aquila_logprob;
+
 /**
- * What a generation says while it runs. Lives, with all that it points to, until the function it was
- * handed to returns. Fields that its kind does not use are 0 and NULL, but `text` is never NULL.
+ * What a generation says while it runs. What it points to lives until the function that it was handed to
+ * returns; with aquila_next, until the next call of that on the request, or its free. Fields that its kind does
+ * not use are 0 and NULL, but `text` is never NULL.
  */
 typedef struct aquila_event {
-    /** sizeof(aquila_event) of the library: fields beyond it do not exist. */
+    /**
+     * sizeof(aquila_event): of the library in a callback, where fields beyond it do not exist; with aquila_next the
+     * caller's, to be set before.
+     */
     uint32_t struct_size;
     /** AQUILA_EVENT_... */
     uint32_t kind;
@@ -505,6 +602,15 @@ typedef struct aquila_event {
     aquila_status status;
     /** Times and counts, with AQUILA_EVENT_FINISH. */
     const aquila_stats *stats;
+    /**
+     * The most likely tokens at the place of each token, `n_logprobs` for each, the likeliest first; NULL where none
+     * were asked for.
+     */
+    const aquila_logprob *top;
+    /** The number that was asked for, or the vocabulary's if that is less. */
+    uint32_t n_logprobs;
+    /** 0. */
+    uint32_t reserved;
 } aquila_event;
 
 /**
@@ -513,6 +619,27 @@ typedef struct aquila_event {
  * of the library, and free any handle, also the engine's. It must not longjmp or throw.
  */
 typedef int32_t (*aquila_stream_fn)(const aquila_event *event, void *user);
+
+/**
+ * What to generate from, how, and who is told. Set all to 0, then struct_size and what is wanted. Everything is
+ * copied before the call returns.
+ */
+typedef struct aquila_job {
+    /** sizeof(aquila_job). */
+    uint32_t struct_size;
+    /** AQUILA_INPUT_... */
+    uint32_t input_kind;
+    /** The input. */
+    const void *input;
+    /** Its bytes, or AQUILA_NTS for a NUL-terminated string; of tokens, how many. */
+    size_t input_size;
+    /** NULL: the defaults. */
+    const aquila_gen_params *params;
+    /** Where the request is given out when it has an event; NULL: nowhere. */
+    struct aquila_queue *queue;
+    /** The caller's own, for aquila_request_user. */
+    void *user;
+} aquila_job;
 
 /**
  * The version of the library that is loaded, as 0x00MMmmpp (major, minor, patch).
@@ -584,6 +711,29 @@ AQUILA_API aquila_status aquila_engine_json(struct aquila_engine *engine,
                                             size_t capacity,
                                             size_t *size,
                                             struct aquila_error *error);
+
+/**
+ * What an engine does now, and what it has done.
+ *
+ * Parameters: `stats`, filled.
+ * Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED or AQUILA_ERR_FORKED.
+ * Threads: any, at any time. It does not wait for a step.
+ */
+AQUILA_API aquila_status aquila_get_stats(struct aquila_engine *engine,
+                                          struct aquila_engine_stats *stats);
+
+/**
+ * The same, how requests ended, and histograms of waiting, first token and the time between tokens, in the text form
+ * of Prometheus (text/plain; version=0.0.4): to be served at /metrics as it is. All names begin with "aquila_".
+ *
+ * Parameters, Returns: text is returned as by aquila_detokenize.
+ * Threads: any, at any time. It does not wait for a step.
+ */
+AQUILA_API aquila_status aquila_metrics_text(struct aquila_engine *engine,
+                                             char *text,
+                                             size_t capacity,
+                                             size_t *size,
+                                             struct aquila_error *error);
 
 /**
  * Fills load options with the defaults: as stored, on the best device, within what the machine has.
@@ -687,6 +837,141 @@ AQUILA_API aquila_status aquila_stream(struct aquila_engine *engine,
                                        struct aquila_error *error);
 
 /**
+ * Starts a request and returns as soon as its prompt is tokenised. The engine runs it together with all others.
+ *
+ * Parameters: `job`, what to do; `request`, where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
+ * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
+ * a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
+ * AQUILA_ERR_CLOSED where the engine or the queue was freed; AQUILA_ERR_FORKED in a child process;
+ * AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
+ * Ownership: the request is the caller's, to be given back with aquila_request_free.
+ * Threads: any, at any time. It does not wait for a step.
+ */
+AQUILA_API aquila_status aquila_submit(struct aquila_engine *engine,
+                                       const aquila_job *job,
+                                       struct aquila_request **request,
+                                       struct aquila_error *error);
+
+/**
+ * Waits for the next event of a request. Events that nobody read yet are put together: a slow reader has fewer
+ * and longer ones, and the same text.
+ *
+ * Parameters: `event`, filled, with its struct_size set before; `timeout_ms`, 0 to only look, AQUILA_FOREVER
+ * without limit.
+ * Returns: AQUILA_OK with an event; AQUILA_TIMEOUT without one; AQUILA_DONE after the last one, which is an
+ * AQUILA_EVENT_FINISH; AQUILA_ERR_BUSY while another thread reads this request; AQUILA_ERR_ARGUMENT,
+ * AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED. A request that failed says so with its last event, also one whose
+ * engine was freed.
+ * Ownership: what the event points to is the request's, until the next aquila_next or aquila_request_free.
+ * Threads: any, one at a time for a request.
+ */
+AQUILA_API aquila_status aquila_next(struct aquila_request *request,
+                                     struct aquila_event *event,
+                                     int64_t timeout_ms,
+                                     struct aquila_error *error);
+
+/**
+ * Waits for the end of a request and gives all that it made, also what aquila_next told before.
+ *
+ * Parameters: `timeout_ms`, 0 to only look, AQUILA_FOREVER without limit; `result`, where the handle is written,
+ * NULL without one.
+ * Returns: AQUILA_OK with a result, of a cancelled request and one past its deadline, too: what was made;
+ * AQUILA_TIMEOUT without one, nothing is lost; the error of a request that failed; AQUILA_ERR_BUSY while another
+ * thread reads this request; AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED. Called again it
+ * answers the same.
+ * Ownership: the result is the caller's, to be given back with aquila_result_free. It does not need the request.
+ * Threads: any, one at a time for a request.
+ */
+AQUILA_API aquila_status aquila_wait(struct aquila_request *request,
+                                     int64_t timeout_ms,
+                                     struct aquila_result **result,
+                                     struct aquila_error *error);
+
+/**
+ * Asks a request to end. Its last event then says AQUILA_FINISH_CANCELLED, unless it ended by itself before.
+ *
+ * Parameters: `request`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time, also while another thread waits for the request. It does not wait for a step. Not
+ * from a signal handler.
+ */
+AQUILA_API void aquila_cancel(struct aquila_request *request);
+
+/**
+ * The `user` of the job that made a request.
+ *
+ * Returns: NULL also for NULL and for a freed request.
+ * Threads: any, at any time.
+ */
+AQUILA_API void *aquila_request_user(const aquila_request *request);
+
+/**
+ * Frees a request. One that still runs is cancelled; this does not wait for it.
+ *
+ * Parameters: `request`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time: a thread that waits for the request is told its end. What its events pointed to must
+ * not be in use.
+ */
+AQUILA_API void aquila_request_free(struct aquila_request *request);
+
+/**
+ * Makes a queue.
+ *
+ * Parameters: `queue`, where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_IO where the process has no descriptor left; AQUILA_ERR_ARGUMENT,
+ * AQUILA_ERR_NO_MEMORY.
+ * Ownership: the queue is the caller's, to be given back with aquila_queue_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_queue_create(struct aquila_queue **queue,
+                                             struct aquila_error *error);
+
+/**
+ * Waits until requests have events, and gives these requests out. Read each with aquila_next until that says
+ * AQUILA_TIMEOUT or AQUILA_DONE (with a `timeout_ms` of 0), or leave the rest: a request is given out again when it
+ * has a new event, and when aquila_next left one unread.
+ *
+ * Parameters: `ready`, room for `capacity` handles, at least one; `count`, where their number is written;
+ * `timeout_ms`, 0 to only look, AQUILA_FOREVER without limit.
+ * Returns: AQUILA_OK, with a `count` of 0 where aquila_queue_wake ended the wait; AQUILA_TIMEOUT;
+ * AQUILA_ERR_CLOSED where the queue was freed, before or meanwhile; AQUILA_ERR_ARGUMENT, AQUILA_ERR_FORKED.
+ * Threads: any, many at once: each request is given to one of them.
+ */
+AQUILA_API aquila_status aquila_queue_wait(struct aquila_queue *queue,
+                                           struct aquila_request **ready,
+                                           size_t capacity,
+                                           size_t *count,
+                                           int64_t timeout_ms,
+                                           struct aquila_error *error);
+
+/**
+ * Makes one wait return, with a count of 0: one that waits now, else the next.
+ *
+ * Parameters: `queue`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time. It does not wait. Not from a signal handler.
+ */
+AQUILA_API void aquila_queue_wake(struct aquila_queue *queue);
+
+/**
+ * A descriptor that is readable while requests have events, after aquila_queue_wake, and now and then for nothing; for
+ * poll, select, epoll and event loops. When it is readable call aquila_queue_wait with a `timeout_ms` of 0. Do not
+ * read from it.
+ *
+ * Returns: the descriptor; -1 for NULL and for a freed queue.
+ * Ownership: the queue's, valid until aquila_queue_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API int32_t aquila_queue_fd(const aquila_queue *queue);
+
+/**
+ * Frees a queue. Its requests go on; they are not given out any more.
+ *
+ * Parameters: `queue`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time: waits end with AQUILA_ERR_CLOSED.
+ */
+AQUILA_API void aquila_queue_free(struct aquila_queue *queue);
+
+/**
  * The text of a result.
  *
  * Parameters: `size`, NULL or where its bytes without the NUL are written.
@@ -717,6 +1002,18 @@ AQUILA_API const int32_t *aquila_result_tokens(const aquila_result *result, size
 AQUILA_API const float *aquila_result_logprobs(const aquila_result *result, size_t *count);
 
 /**
+ * The most likely tokens at the place of each new token, as many for each as `n_logprobs` of the parameters asked
+ * for, the likeliest first.
+ *
+ * Parameters: `count`, NULL or where the number of all of them is written.
+ * Returns: an array; NULL where none were asked for, for NULL and for a freed result.
+ * Ownership: the result's, valid until aquila_result_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API const aquila_logprob *aquila_result_top_logprobs(const aquila_result *result,
+                                                                   size_t *count);
+
+/**
  * Why the text ended.
  *
  * Returns: AQUILA_FINISH_...; AQUILA_FINISH_NONE for NULL and for a freed result.
@@ -725,14 +1022,16 @@ AQUILA_API const float *aquila_result_logprobs(const aquila_result *result, size
 AQUILA_API uint32_t aquila_result_finish(const aquila_result *result);
 
 /**
- * The whole result as a JSON object: "text", "tokens", "logprobs", "finish" and "stats".
+ * The whole result as a JSON object: "text", "tokens", "logprobs", "top_logprobs" (for each token an array of
+ * [id, log-probability]; empty where none were asked for), "finish" and "stats".
  *
  * Parameters: `size`, NULL or where its bytes without the NUL are written.
  * Returns: NUL-terminated UTF-8; NULL for NULL and for a freed result.
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const char *aquila_result_json(const aquila_result *result, size_t *size);
+AQUILA_API const char *aquila_result_json(const aquila_result *result,
+                                          size_t *size);
 
 /**
  * Times and counts of a result.

@@ -166,6 +166,8 @@ struct Params {
     std::vector<std::int32_t> stop_tokens;
     std::vector<aquila_logit_bias> logit_bias;
     std::uint32_t speculate;
+    std::int64_t deadline_ms;
+    std::int32_t priority;
 
     Params() {
         aquila_gen_params raw;
@@ -184,6 +186,8 @@ struct Params {
         presence_penalty = raw.presence_penalty;
         seed = raw.seed;
         speculate = raw.speculate;
+        deadline_ms = raw.deadline_ms;
+        priority = raw.priority;
     }
 
     /// The same for C; `strings` holds the addresses of the stop strings, and both are valid while this
@@ -212,11 +216,14 @@ struct Params {
         out.n_stop_tokens = static_cast<std::uint32_t>(stop_tokens.size());
         out.n_logit_bias = static_cast<std::uint32_t>(logit_bias.size());
         out.speculate = speculate;
+        out.deadline_ms = deadline_ms;
+        out.priority = priority;
         return out;
     }
 };
 
-/// What a generation says while it runs. Valid until the callback returns.
+/// What a generation says while it runs. Valid until the callback returns; of Request::next, until the next call
+/// of that on the request.
 class Event {
 public:
     explicit Event(const aquila_event *raw) : raw_(raw) {}
@@ -284,6 +291,113 @@ public:
 
 private:
     aquila_result *handle_ = nullptr;
+};
+
+/// Milliseconds to wait.
+using Wait = std::int64_t;
+
+/// Where requests are given out when they have an event, so that one thread can wait for hundreds.
+class Queue {
+public:
+    Queue() = default;
+    explicit Queue(aquila_queue *owned) : handle_(owned) {}
+    Queue(Queue &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Queue &operator=(Queue &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Queue() { aquila_queue_free(handle_); }
+
+    [[nodiscard]] static Failure try_create(Queue &out) {
+        Failure failure;
+        aquila_queue *handle = nullptr;
+        aquila_queue_create(&handle, failure.raw());
+        if (failure.ok()) out = Queue(handle);
+        return failure;
+    }
+
+    /// Waits until requests have events, and gives their `user` pointers: none when the time passed, and when woken.
+    [[nodiscard]] Failure try_wait(std::vector<void *> &users, Wait timeout_ms = AQUILA_FOREVER) const {
+        aquila_request *ready[64];
+        std::size_t count = 0;
+        Failure failure;
+        users.clear();
+        if (aquila_queue_wait(handle_, ready, 64, &count, timeout_ms, failure.raw()) >= AQUILA_OK) failure = Failure();
+        for (std::size_t i = 0; i < count; i++) users.push_back(aquila_request_user(ready[i]));
+        return failure;
+    }
+
+    /// Makes one wait return.
+    void wake() const { aquila_queue_wake(handle_); }
+    /// Readable while a wait would not wait; for poll, select and epoll.
+    int fd() const { return aquila_queue_fd(handle_); }
+    aquila_queue *get() const { return handle_; }
+
+private:
+    aquila_queue *handle_ = nullptr;
+};
+
+/// A generation in flight. Destroying it cancels it.
+class Request {
+public:
+    Request() = default;
+    explicit Request(aquila_request *owned) : handle_(owned) {}
+    Request(Request &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Request &operator=(Request &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Request() { aquila_request_free(handle_); }
+
+    /// Waits for the next event, which is kept here. `out` is AQUILA_OK with an event, AQUILA_TIMEOUT without one,
+    /// AQUILA_DONE after the last one.
+    [[nodiscard]] Failure try_next(aquila_status &out, Wait timeout_ms = AQUILA_FOREVER) {
+        event_ = {};
+        event_.struct_size = sizeof event_;
+        return succeeded(out, [&](aquila_error *error) { return aquila_next(handle_, &event_, timeout_ms, error); });
+    }
+    /// What try_next found.
+    Event event() const { return Event(&event_); }
+
+    /// Waits for the end, and gives all that was made. `out` is AQUILA_TIMEOUT without a result.
+    [[nodiscard]] Failure try_wait(aquila_status &out, Result &result, Wait timeout_ms = AQUILA_FOREVER) const {
+        aquila_result *handle = nullptr;
+        const Failure failure = succeeded(
+            out, [&](aquila_error *error) { return aquila_wait(handle_, timeout_ms, &handle, error); });
+        if (handle != nullptr) result = Result(handle);
+        return failure;
+    }
+
+    /// From any thread.
+    void cancel() const { aquila_cancel(handle_); }
+    aquila_request *get() const { return handle_; }
+
+#ifndef AQUILA_NO_EXCEPTIONS
+    /// Whether there is another event, in event(); waits for it.
+    bool next() {
+        aquila_status status = AQUILA_OK;
+        detail::check(try_next(status));
+        return status == AQUILA_OK;
+    }
+    Result wait() const {
+        Result out;
+        aquila_status status = AQUILA_OK;
+        detail::check(try_wait(status, out));
+        return out;
+    }
+#endif
+
+private:
+    /// A positive status is no failure.
+    template <class Call>
+    static Failure succeeded(aquila_status &out, const Call &call) {
+        Failure failure;
+        out = call(failure.raw());
+        return out >= AQUILA_OK ? Failure() : failure;
+    }
+
+    aquila_request *handle_ = nullptr;
+    aquila_event event_ = {};
 };
 
 /// A loaded model.
@@ -355,6 +469,38 @@ public:
         return failure;
     }
 
+    /// Starts a request with text; AQUILA_GEN_MESSAGES in the parameters makes it a chat. `user` is what a queue
+    /// gives for it.
+    [[nodiscard]] Failure try_submit(std::string_view prompt, const Params &params, Request &out,
+                                     const Queue *queue = nullptr, void *user = nullptr) const {
+        aquila_job job = {};
+        job.input = data(prompt);
+        job.input_size = prompt.size();
+        return start(job, params, out, queue, user);
+    }
+    /// The same with token ids.
+    [[nodiscard]] Failure try_submit(const std::vector<std::int32_t> &ids, const Params &params, Request &out,
+                                     const Queue *queue = nullptr, void *user = nullptr) const {
+        aquila_job job = {};
+        job.input_kind = AQUILA_INPUT_TOKENS;
+        job.input = detail::first(ids);
+        job.input_size = ids.size();
+        return start(job, params, out, queue, user);
+    }
+
+    /// What the engine does now, and what it has done.
+    [[nodiscard]] Failure try_stats(aquila_engine_stats &out) const {
+        out.struct_size = sizeof out;
+        return Failure::of(aquila_get_stats(handle_, &out));
+    }
+
+    /// The same in the text form of Prometheus.
+    [[nodiscard]] Failure try_metrics_text(std::string &out) const {
+        return text_of(out, [&](char *text, std::size_t capacity, std::size_t *size, aquila_error *error) {
+            aquila_metrics_text(handle_, text, capacity, size, error);
+        });
+    }
+
     [[nodiscard]] Failure try_tokenize(std::string_view text, std::uint32_t flags,
                                        std::vector<std::int32_t> &out) const {
         Failure failure;
@@ -414,6 +560,13 @@ public:
         return out;
     }
 
+    Request submit(std::string_view prompt, const Params &params = {}, const Queue *queue = nullptr,
+                   void *user = nullptr) const {
+        Request out;
+        detail::check(try_submit(prompt, params, out, queue, user));
+        return out;
+    }
+
     std::vector<std::int32_t> tokenize(std::string_view text, std::uint32_t flags = 0) const {
         std::vector<std::int32_t> out;
         detail::check(try_tokenize(text, flags, out));
@@ -448,6 +601,20 @@ public:
 #endif
 
 private:
+    Failure start(aquila_job &job, const Params &params, Request &out, const Queue *queue, void *user) const {
+        std::vector<const char *> strings;
+        const aquila_gen_params raw = params.raw(strings);
+        job.struct_size = sizeof job;
+        job.params = &raw;
+        job.queue = queue == nullptr ? nullptr : queue->get();
+        job.user = user;
+        Failure failure;
+        aquila_request *handle = nullptr;
+        aquila_submit(handle_, &job, &handle, failure.raw());
+        if (failure.ok()) out = Request(handle);
+        return failure;
+    }
+
     /// An address also for the empty view, which may have none.
     static const char *data(std::string_view text) { return text.empty() ? "" : text.data(); }
 

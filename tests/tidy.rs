@@ -26,6 +26,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/capi/",
     "src/backend/cpu/",
     "src/base/buffer.rs",
+    "src/base/event_fd.rs",
     "src/base/fork.rs",
     "src/base/thread.rs",
     "src/engine/measure/",

@@ -43,6 +43,8 @@ pub const WAITING_DEFAULT: u32 = 1024;
 pub const STOP_STRINGS_MAX: usize = 64;
 /// Longest stop string, in bytes: text this long may be held back.
 pub const STOP_BYTES_MAX: usize = 4096;
+/// Most likely tokens that a request may ask for at each place: as many as the usual services give.
+pub const LOGPROBS_MAX: u32 = 20;
 /// Most tokens a step that speculation may propose: beyond it no device verifies them for nothing.
 pub const SPECULATE_MAX: u32 = 64;
 /// Most worker threads of one engine.

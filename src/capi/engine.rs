@@ -8,6 +8,7 @@ use super::text::put_text;
 use crate::base::error::Result;
 use crate::base::fork::Process;
 use crate::engine::Engine;
+use crate::engine::metrics::EngineStats;
 use std::ffi::c_char;
 use std::ptr;
 
@@ -195,4 +196,114 @@ fn json(engine: &Engine) -> String {
         "executor": executor,
     })
     .to_string()
+}
+
+/// What an engine does now, and what it has done since it was loaded. Set struct_size before the call. Each number
+/// is right; numbers of one call may be of slightly different moments.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct aquila_engine_stats {
+    /// sizeof(aquila_engine_stats).
+    pub struct_size: u32,
+    /// Requests that hold KV cache.
+    pub running: u32,
+    /// Requests that wait for a place.
+    pub waiting: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Tokens of the KV cache that requests hold.
+    pub kv_tokens_used: u64,
+    /// Tokens of the KV cache that are kept for prompts which begin alike; their room is given to requests that need
+    /// it.
+    pub kv_tokens_cached: u64,
+    /// Memory that the engine took when it was loaded, in bytes; mapped files are not counted.
+    pub host_bytes: u64,
+    /// Requests that were taken in.
+    pub requests: u64,
+    /// Requests that were refused with AQUILA_ERR_OVERLOADED.
+    pub refused: u64,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Those of them that were found in the KV cache and not computed.
+    pub cached_tokens: u64,
+    /// Tokens made.
+    pub output_tokens: u64,
+    /// Steps: each runs through the model once, with tokens of many requests.
+    pub steps: u64,
+    /// How often a request gave its KV cache to another one, to be computed again.
+    pub preemptions: u64,
+}
+
+sized!(aquila_engine_stats {
+    struct_size, running, waiting, reserved, kv_tokens_used, kv_tokens_cached, host_bytes, requests, refused,
+    prompt_tokens, cached_tokens, output_tokens, steps, preemptions,
+} aquila_engine_stats::from(EngineStats::default()));
+
+impl From<EngineStats> for aquila_engine_stats {
+    fn from(stats: EngineStats) -> Self {
+        aquila_engine_stats {
+            struct_size: size_of::<aquila_engine_stats>() as u32,
+            running: u32::try_from(stats.running).unwrap_or(u32::MAX),
+            waiting: u32::try_from(stats.waiting).unwrap_or(u32::MAX),
+            reserved: 0,
+            kv_tokens_used: stats.kv_tokens_used,
+            kv_tokens_cached: stats.kv_tokens_cached,
+            host_bytes: stats.host_bytes,
+            requests: stats.requests,
+            refused: stats.refused,
+            prompt_tokens: stats.prompt_tokens,
+            cached_tokens: stats.cached_tokens,
+            output_tokens: stats.output_tokens,
+            steps: stats.steps,
+            preemptions: stats.preemptions,
+        }
+    }
+}
+
+/// What an engine does now, and what it has done.
+///
+/// Parameters: `stats`, filled.
+/// Returns: AQUILA_OK, AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED or AQUILA_ERR_FORKED.
+/// Threads: any, at any time. It does not wait for a step.
+///
+/// # Safety
+/// `stats` is NULL or points to as many writable bytes as its struct_size says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_get_stats(
+    engine: *mut aquila_engine,
+    stats: *mut aquila_engine_stats,
+) -> aquila_status {
+    // SAFETY: the caller's promise is the same.
+    unsafe {
+        status_call(ptr::null_mut(), || {
+            let engine = pin_engine(engine)?;
+            options::write("stats", stats, &aquila_engine_stats::from(engine.engine().stats()))
+        })
+    }
+}
+
+/// The same, how requests ended, and histograms of waiting, first token and the time between tokens, in the text form
+/// of Prometheus (text/plain; version=0.0.4): to be served at /metrics as it is. All names begin with "aquila_".
+///
+/// Parameters, Returns: text is returned as by aquila_detokenize.
+/// Threads: any, at any time. It does not wait for a step.
+///
+/// # Safety
+/// Pointers are NULL or valid as the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_metrics_text(
+    engine: *mut aquila_engine,
+    text: *mut c_char,
+    capacity: usize,
+    size: *mut usize,
+    error: *mut aquila_error,
+) -> aquila_status {
+    // SAFETY: the caller's promise, for every pointer used below.
+    unsafe {
+        status_call(error, || {
+            let size = guard::optional_out("size", size)?;
+            let engine = pin_engine(engine)?;
+            put_text(&engine.engine().metrics_text(), text, capacity, size)
+        })
+    }
 }

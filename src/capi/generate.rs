@@ -1,11 +1,12 @@
 //! Generation: parameters, the whole text at once, or piece by piece.
 
 use super::engine::{EngineObject, aquila_engine, pin_engine};
+use super::event::{Spoken, aquila_event};
 use super::guard::{self, status_call, value_call};
 use super::handles::{self, Pin};
 use super::options::{self, sized};
-use super::result::{ResultObject, aquila_result, aquila_stats, finish_number};
-use super::status::{AQUILA_OK, aquila_error, aquila_status};
+use super::result::{ResultObject, aquila_result};
+use super::status::{aquila_error, aquila_status};
 use super::text::token_ids;
 use crate::base::error::Result;
 use crate::base::limits;
@@ -15,7 +16,7 @@ use crate::sampling::SamplingParams;
 use std::ffi::{c_char, c_void};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ptr;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Go on past the model's own end-of-sequence ids.
 pub const AQUILA_GEN_IGNORE_EOS: u32 = 1;
@@ -27,6 +28,8 @@ pub const AQUILA_GEN_KEEP_STOP: u32 = 4;
 pub const AQUILA_GEN_SHOW_SPECIAL: u32 = 8;
 /// Do not add what the tokenizer's own rules add to a prompt.
 pub const AQUILA_GEN_NO_ADD_SPECIAL: u32 = 128;
+/// Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others.
+pub const AQUILA_GEN_NO_CACHE: u32 = 32;
 /// Do not recognise special-token text in the prompt.
 pub const AQUILA_GEN_NO_PARSE_SPECIAL: u32 = 256;
 /// The prompt is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template.
@@ -101,12 +104,19 @@ pub struct aquila_gen_params {
     pub speculate: u32,
     /// 0.
     pub reserved: u32,
+    /// Milliseconds from the submission after which the text ends with what was made (AQUILA_FINISH_DEADLINE);
+    /// waiting in line and tokenising are within it; 0: no limit.
+    pub deadline_ms: i64,
+    /// Requests of higher priority go first, and others give place and KV cache to them and go on later; 0: ordinary.
+    pub priority: i32,
+    /// How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20.
+    pub n_logprobs: u32,
 }
 
 sized!(aquila_gen_params {
     struct_size, flags, max_tokens, min_tokens, temperature, top_p, min_p, typical_p, top_k,
     penalty_last_n, repeat_penalty, frequency_penalty, presence_penalty, n_stop, seed, stop, stop_tokens,
-    logit_bias, n_stop_tokens, n_logit_bias, speculate, reserved,
+    logit_bias, n_stop_tokens, n_logit_bias, speculate, reserved, deadline_ms, priority, n_logprobs,
 } defaults());
 
 /// The defaults of the library, as C has them.
@@ -136,6 +146,9 @@ fn defaults() -> aquila_gen_params {
         n_logit_bias: 0,
         speculate: params.speculate,
         reserved: 0,
+        deadline_ms: 0,
+        priority: params.priority,
+        n_logprobs: params.logprobs,
     }
 }
 
@@ -144,11 +157,12 @@ impl aquila_gen_params {
     ///
     /// # Safety
     /// The arrays have as many elements as their counts say, and the strings are NUL-terminated.
-    unsafe fn to_params(self, vocab: usize) -> Result<GenParams> {
+    pub(super) unsafe fn to_params(self, vocab: usize) -> Result<GenParams> {
         const KNOWN: u32 = AQUILA_GEN_IGNORE_EOS
             | AQUILA_GEN_ECHO
             | AQUILA_GEN_KEEP_STOP
             | AQUILA_GEN_SHOW_SPECIAL
+            | AQUILA_GEN_NO_CACHE
             | AQUILA_GEN_NO_ADD_SPECIAL
             | AQUILA_GEN_NO_PARSE_SPECIAL
             | AQUILA_GEN_MESSAGES;
@@ -158,6 +172,12 @@ impl aquila_gen_params {
             Unsupported,
             "aquila_gen_params: reserved is {}, expected 0",
             self.reserved
+        );
+        crate::ensure!(
+            self.deadline_ms >= 0,
+            Argument,
+            "deadline_ms: {}, expected 0 or more",
+            self.deadline_ms
         );
         // Before the arrays are read: an absurd count is a mistake, not an array.
         for (name, count, most) in [
@@ -184,6 +204,10 @@ impl aquila_gen_params {
             no_add_special: flag(AQUILA_GEN_NO_ADD_SPECIAL),
             no_parse_special: flag(AQUILA_GEN_NO_PARSE_SPECIAL),
             speculate: self.speculate,
+            priority: self.priority,
+            deadline: (self.deadline_ms > 0).then(|| Duration::from_millis(self.deadline_ms as u64)),
+            logprobs: self.n_logprobs,
+            no_cache: flag(AQUILA_GEN_NO_CACHE),
         })
     }
 
@@ -240,64 +264,6 @@ fn random_seed() -> u64 {
     hasher.write_u32(std::process::id());
     hasher.write_u128(UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos());
     hasher.finish()
-}
-
-/// A part of the prompt is computed: `prefill_done` and `prefill_total` say how much.
-pub const AQUILA_EVENT_PREFILL: u32 = 1;
-/// New text and its tokens.
-pub const AQUILA_EVENT_TEXT: u32 = 2;
-/// The last event: `finish`, `status` and `stats` say how it ended.
-pub const AQUILA_EVENT_FINISH: u32 = 3;
-
-/// What a generation says while it runs. Lives, with all that it points to, until the function it was
-/// handed to returns. Fields that its kind does not use are 0 and NULL, but `text` is never NULL.
-#[repr(C)]
-pub struct aquila_event {
-    /// sizeof(aquila_event) of the library: fields beyond it do not exist.
-    pub struct_size: u32,
-    /// AQUILA_EVENT_...
-    pub kind: u32,
-    /// New text: whole UTF-8 characters, NUL-terminated.
-    pub text: *const c_char,
-    /// Its bytes, without the NUL.
-    pub text_size: usize,
-    /// The tokens behind it; there may be some without text, and text without any.
-    pub tokens: *const i32,
-    /// Log-probability of each of the tokens.
-    pub logprobs: *const f32,
-    /// How many tokens.
-    pub n_tokens: usize,
-    /// AQUILA_FINISH_..., with AQUILA_EVENT_FINISH.
-    pub finish: u32,
-    /// Tokens of the prompt computed so far.
-    pub prefill_done: u32,
-    /// Tokens of the prompt.
-    pub prefill_total: u32,
-    /// What failed, with AQUILA_FINISH_ERROR.
-    pub status: aquila_status,
-    /// Times and counts, with AQUILA_EVENT_FINISH.
-    pub stats: *const aquila_stats,
-}
-
-const _: () = assert!(size_of::<aquila_event>() == 72, "no padding");
-
-impl aquila_event {
-    fn new(kind: u32) -> Self {
-        aquila_event {
-            struct_size: size_of::<aquila_event>() as u32,
-            kind,
-            text: c"".as_ptr(),
-            text_size: 0,
-            tokens: ptr::null(),
-            logprobs: ptr::null(),
-            n_tokens: 0,
-            finish: 0,
-            prefill_done: 0,
-            prefill_total: 0,
-            status: AQUILA_OK,
-            stats: ptr::null(),
-        }
-    }
 }
 
 /// Receives the events of a generation, on the thread that called aquila_stream and never two at once.
@@ -415,6 +381,7 @@ fn deliver(
     mut call: impl FnMut(&aquila_event) -> bool,
 ) -> Result<()> {
     let mut stopped = false;
+    let mut spoken = Spoken::default();
     loop {
         let event = match request.next(None)? {
             Next::Event(event) => event,
@@ -429,17 +396,17 @@ fn deliver(
             // What was made before the cancellation took effect is not wanted any more.
             _ if stopped => None,
             Event::Prefill { done, total } => {
-                stopped = call(&prefill_event(done, total));
+                stopped = call(&aquila_event::prefill(done, total));
                 None
             }
-            Event::Text { text, tokens, logprobs } => {
-                stopped = call_with_text(text, &tokens, &logprobs, &mut call);
+            Event::Text { text, tokens, logprobs, top } => {
+                stopped = call(&spoken.text(text, tokens, logprobs, top));
                 None
             }
         };
         if let Some((reason, error)) = last {
             let failure = if reason == Finish::Error { error } else { None };
-            call_with_finish(request, reason, failure.as_ref().map(|e| e.status as i32), &mut call);
+            call(&spoken.finish(reason, failure.as_ref(), &request.timings()));
             return failure.map_or(Ok(()), Err);
         }
         if engine.is_closed() {
@@ -451,41 +418,4 @@ fn deliver(
             request.cancel();
         }
     }
-}
-
-fn prefill_event(done: u32, total: u32) -> aquila_event {
-    aquila_event { prefill_done: done, prefill_total: total, ..aquila_event::new(AQUILA_EVENT_PREFILL) }
-}
-
-fn call_with_text(
-    mut text: String,
-    tokens: &[u32],
-    logprobs: &[f32],
-    call: &mut impl FnMut(&aquila_event) -> bool,
-) -> bool {
-    let text_size = text.len();
-    text.push('\0');
-    call(&aquila_event {
-        text: text.as_ptr().cast(),
-        text_size,
-        tokens: tokens.as_ptr().cast(),
-        logprobs: if logprobs.len() == tokens.len() { logprobs.as_ptr() } else { ptr::null() },
-        n_tokens: tokens.len(),
-        ..aquila_event::new(AQUILA_EVENT_TEXT)
-    })
-}
-
-fn call_with_finish(
-    request: &Request,
-    reason: Finish,
-    status: Option<aquila_status>,
-    call: &mut impl FnMut(&aquila_event) -> bool,
-) {
-    let stats = aquila_stats::from(&request.timings());
-    call(&aquila_event {
-        finish: finish_number(reason),
-        status: status.unwrap_or(AQUILA_OK),
-        stats: &stats,
-        ..aquila_event::new(AQUILA_EVENT_FINISH)
-    });
 }

@@ -1,4 +1,5 @@
-//! The door-keeper: every export runs its body inside [`status_call`] or [`value_call`].
+//! The door-keeper: every export runs its body inside [`status_call`], [`outcome_call`] or
+//! [`value_call`].
 //!
 //! They catch panics (a panic that leaves `extern "C"` kills the process), fill the caller's error
 //! struct, and tear down, when the outermost call of this thread returns, the engines that were freed
@@ -14,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::time::Duration;
 
 thread_local! {
     /// How many library calls this thread is inside of: more than one inside a callback.
@@ -32,14 +34,27 @@ pub(super) unsafe fn status_call(
     error: *mut aquila_error,
     body: impl FnOnce() -> Result<()>,
 ) -> aquila_status {
+    // SAFETY: the caller's promise is the same.
+    unsafe { outcome_call(error, || body().map(|()| AQUILA_OK)) }
+}
+
+/// The same for an export that can succeed in more than one way.
+///
+/// # Safety
+/// As for [`status_call`].
+pub(super) unsafe fn outcome_call(
+    error: *mut aquila_error,
+    body: impl FnOnce() -> Result<aquila_status>,
+) -> aquila_status {
     if !error.is_aligned() {
         return crate::Status::Argument as aquila_status;
     }
     let result = run(body);
-    let status = result.as_ref().map_or_else(|e| e.status as aquila_status, |()| AQUILA_OK);
+    let status = result.as_ref().map_or_else(|e| e.status as aquila_status, |&status| status);
     // SAFETY: aligned as just checked, else as the caller promises.
     if let Some(error) = unsafe { error.as_mut() } {
         error.fill(result.err().as_ref());
+        error.status = status;
     }
     status
 }
@@ -180,6 +195,16 @@ pub(super) unsafe fn array<'a, T>(name: &str, first: *const T, count: usize) -> 
     );
     // SAFETY: not NULL, aligned, and no longer than isize::MAX bytes; the rest is the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(first, count) })
+}
+
+/// How long to wait: `None` without limit, for AQUILA_FOREVER.
+pub(super) fn timeout(milliseconds: i64) -> Result<Option<Duration>> {
+    crate::ensure!(
+        milliseconds >= -1,
+        Argument,
+        "timeout_ms: {milliseconds}, expected -1 (AQUILA_FOREVER) or more"
+    );
+    Ok(u64::try_from(milliseconds).ok().map(Duration::from_millis))
 }
 
 /// A required NUL-terminated UTF-8 string.

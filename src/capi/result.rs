@@ -1,5 +1,6 @@
 //! Results: a finished text, and why it ended.
 
+use super::event::{aquila_logprob, likely};
 use super::guard::{self, status_call, value_call};
 use super::handles::{self, Noun, Table};
 use super::options::{self, sized};
@@ -81,10 +82,15 @@ impl ResultObject {
         self.json.get_or_init(|| {
             let text = String::from_utf8_lossy(&self.text[..self.text_size()]);
             let timings = &self.generation.timings;
+            let each = self.generation.top.len() / self.generation.tokens.len().max(1);
+            let top: Vec<Vec<_>> = (self.generation.top.chunks(each.max(1)))
+                .map(|place| place.iter().map(|l| serde_json::json!([l.token, l.logprob])).collect())
+                .collect();
             let json = serde_json::json!({
                 "text": text,
                 "tokens": self.generation.tokens,
                 "logprobs": self.generation.logprobs,
+                "top_logprobs": top,
                 "finish": finish_entry(self.generation.finish).1,
                 "stats": {
                     "prompt_tokens": timings.prompt_tokens,
@@ -237,6 +243,25 @@ pub unsafe extern "C" fn aquila_result_logprobs(
     }
 }
 
+/// The most likely tokens at the place of each new token, as many for each as `n_logprobs` of the parameters asked
+/// for, the likeliest first.
+///
+/// Parameters: `count`, NULL or where the number of all of them is written.
+/// Returns: an array; NULL where none were asked for, for NULL and for a freed result.
+/// Ownership: the result's, valid until aquila_result_free.
+/// Threads: any, at any time.
+///
+/// # Safety
+/// `count` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aquila_result_top_logprobs(
+    result: *const aquila_result,
+    count: *mut usize,
+) -> *const aquila_logprob {
+    // SAFETY: the caller's promise is the same.
+    unsafe { borrowed(result, count, |result| (likely(&result.generation.top), result.generation.top.len())) }
+}
+
 /// Why the text ended.
 ///
 /// Returns: AQUILA_FINISH_...; AQUILA_FINISH_NONE for NULL and for a freed result.
@@ -248,7 +273,8 @@ pub extern "C" fn aquila_result_finish(result: *const aquila_result) -> u32 {
     })
 }
 
-/// The whole result as a JSON object: "text", "tokens", "logprobs", "finish" and "stats".
+/// The whole result as a JSON object: "text", "tokens", "logprobs", "top_logprobs" (for each token an array of
+/// [id, log-probability]; empty where none were asked for), "finish" and "stats".
 ///
 /// Parameters: `size`, NULL or where its bytes without the NUL are written.
 /// Returns: NUL-terminated UTF-8; NULL for NULL and for a freed result.

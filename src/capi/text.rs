@@ -135,7 +135,7 @@ pub unsafe extern "C" fn aquila_apply_template(
 ///
 /// # Safety
 /// `text`, unless NULL, points to `size` readable bytes, or is NUL-terminated, unchanged for `'a`.
-unsafe fn sized_text<'a>(name: &str, text: *const c_char, size: usize) -> Result<&'a str> {
+pub(super) unsafe fn sized_text<'a>(name: &str, text: *const c_char, size: usize) -> Result<&'a str> {
     let bytes = match size {
         // SAFETY: the caller's promise is the same.
         AQUILA_NTS => unsafe { guard::c_string(name, text) }?.to_bytes(),

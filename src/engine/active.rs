@@ -4,11 +4,12 @@ use crate::backend::Row;
 use crate::base::error::{Error, Result};
 use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
-use crate::engine::request::Served;
+use crate::engine::request::{Made, Served};
 use crate::engine::scheduler::Sequence;
 use crate::engine::shared::{Arrival, Shared};
 use crate::engine::speculation::Speculation;
-use crate::sampling::{Sampler, SamplingParams};
+use crate::sampling::{Likely, Sampler, SamplingParams, most_likely};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Marks on the engine's clock, in nanoseconds; 0: not yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,10 +41,15 @@ pub(crate) struct Active {
     /// Both, for `min_tokens`.
     ending_ids: Vec<u32>,
     min_tokens: usize,
+    /// How many of the most likely tokens are told, and those of the last place.
+    likely_count: usize,
+    likely: Vec<Likely>,
     device_select: bool,
     /// Where the request asks for it and the device can verify.
     speculation: Option<Speculation>,
     marks: Marks,
+    /// Tokens of the prompt that were not computed for this request.
+    cached: usize,
 }
 
 /// Most generated tokens for which room is taken at the start; longer texts grow it.
@@ -65,7 +71,8 @@ impl Active {
         let new_max = asked.min(room);
         let eos_ids = if params.ignore_eos { Vec::new() } else { shared.info.stop_ids.clone() };
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
-        let device_select = device_select && params.min_tokens == 0 && is_plain_greedy(&params.sampling);
+        let told = params.min_tokens > 0 || params.logprobs > 0;
+        let device_select = device_select && !told && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
         let mut tokens = prompt;
         tokens.reserve(new_max.min(ROOM_TOKENS));
@@ -78,6 +85,8 @@ impl Active {
             known: prompt_len,
             positions_max: prompt_len + new_max - 1,
             device_select,
+            priority: params.priority,
+            shares: !params.no_cache,
             ..Sequence::default()
         };
         let proposals_max = (params.speculate as usize).min(cheap_rows.saturating_sub(1));
@@ -94,9 +103,12 @@ impl Active {
             stop_ids: params.stop_tokens,
             ending_ids,
             min_tokens: params.min_tokens as usize,
+            likely_count: params.logprobs as usize,
+            likely: Vec::new(),
             device_select,
             speculation: (proposals_max > 0).then(|| Speculation::new(proposals_max)),
             marks: Marks::default(),
+            cached: 0,
         };
         (active, sequence)
     }
@@ -106,10 +118,12 @@ impl Active {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Notes that rows of this request are in a step.
-    pub(crate) fn stepped(&mut self, now_ns: u64) {
+    /// Notes that rows of this request from position `first` on are in a step.
+    pub(crate) fn stepped(&mut self, now_ns: u64, first: usize, shared: &Shared) {
         if self.marks.first_step == 0 {
             self.marks.first_step = now_ns;
+            self.cached = first;
+            shared.counters.started(self.prompt_len, first, now_ns.saturating_sub(self.state.submitted_ns));
         }
     }
 
@@ -179,6 +193,10 @@ impl Active {
             }
         };
         let choice = sampler.choose(logits, banned, made as u64)?;
+        self.likely.clear();
+        if self.likely_count > 0 {
+            most_likely(logits, self.likely_count, &mut self.likely);
+        }
         Ok(self.take(choice.token, Some(choice.logprob), shared))
     }
 
@@ -188,7 +206,11 @@ impl Active {
         let now = shared.clock.now_ns();
         if self.marks.first_token == 0 {
             self.marks.first_token = now;
+            shared.counters.first_token.add(now.saturating_sub(self.state.submitted_ns));
+        } else {
+            shared.counters.between_tokens.add(now.saturating_sub(self.marks.last_token));
         }
+        shared.counters.output_tokens.fetch_add(1, Relaxed);
         self.marks.last_token = now;
         let ended = if self.eos_ids.contains(&token) {
             Some(Finish::Eos)
@@ -207,7 +229,8 @@ impl Active {
         self.tokens.push(token);
         let stopped = self.output.push(token, shared.tokenizer.as_ref());
         let timings = self.timings(now, 0);
-        self.state.made(Some((token, logprob)), &self.output.text, timings);
+        let made = Made { id: token, logprob, top: &self.likely };
+        self.state.made(Some(made), &self.output.text, timings);
         if stopped {
             return Some(Finish::Stop);
         }
@@ -220,7 +243,8 @@ impl Active {
     }
 
     /// Ends the request: what was held back is delivered, then the last event.
-    pub(crate) fn finish(mut self, reason: Finish, error: Option<Error>, now_ns: u64) {
+    pub(crate) fn finish(mut self, reason: Finish, error: Option<Error>, shared: &Shared) {
+        let now_ns = shared.clock.now_ns();
         let ended_early = matches!(reason, Finish::Cancelled | Finish::Deadline | Finish::Error);
         if ended_early {
             self.output.finish();
@@ -229,6 +253,7 @@ impl Active {
         if ended_early {
             self.state.made(None, &self.output.text, timings);
         }
+        shared.counters.finished(reason);
         self.state.finish(reason, error, Some(timings));
     }
 
@@ -240,7 +265,7 @@ impl Active {
         let m = &self.marks;
         Timings {
             prompt_tokens: self.prompt_len as u32,
-            cached_tokens: 0,
+            cached_tokens: self.cached as u32,
             output_tokens: self.made() as u32 + ending_tokens,
             queue_ms: m.first_step.max(start).saturating_sub(start) as f64 / 1e6,
             tokenize_ms: self.state.tokenize_ms,

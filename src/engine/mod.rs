@@ -5,19 +5,26 @@
 //! |---|---|
 //! | `params` | what a request asks for and gives back |
 //! | `request` | a request as its two sides share it |
+//! | `event_queue` | one waiting thread for many requests |
 //! | `prompt` | from input to token ids, on the caller's thread |
-//! | `scheduler`, `kv_blocks` | who runs in the next step; pure |
+//! | `scheduler`, `kv_blocks`, `prefix` | who runs in the next step, in which KV blocks; pure |
+//! | `pace` | how much of a prompt a step takes along beside answers; pure |
 //! | `speculation` | tokens that may come next, looked up in the text so far; pure |
 //! | `active`, `output` | a request on the engine's thread: tokens, sampler, text |
 //! | `run` | the engine's thread |
 //! | `shared` | what the threads share |
+//! | `metrics` | what an engine counts, as numbers and as text |
 //! | `measure` | speed of a bare executor, beside the machine's limits |
 
 mod active;
+pub mod event_queue;
 pub mod kv_blocks;
 pub mod measure;
+pub mod metrics;
 mod output;
+mod pace;
 pub mod params;
+pub mod prefix;
 mod prompt;
 mod request;
 mod run;
@@ -30,6 +37,8 @@ use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::fork::Process;
 use crate::text::{ChatTemplate, Tokenizer};
+use event_queue::EventQueue;
+use metrics::{Counters, EngineStats};
 use params::{GenParams, Generation, Input};
 use parking_lot::{Condvar, Mutex};
 use shared::{Arrival, Inbox, Life, Shared};
@@ -38,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use request::RequestState;
 pub use request::{Next, Request};
 
 /// Facts of a loaded engine.
@@ -144,6 +154,7 @@ impl Engine {
             bell: Condvar::new(),
             waiting: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
+            counters: Counters::default(),
         });
         let handle = run::start(shared.clone(), executor, kv_blocks)?;
         let thread = EngineThread { shared: shared.clone(), handle: Mutex::new(Some(handle)) };
@@ -153,7 +164,21 @@ impl Engine {
     /// Submits a request. Returns as soon as the prompt is tokenised; `ContextFull` where it leaves no
     /// room for a token, `Overloaded` where the waiting line is full, `Closed` after `close`, `State`
     /// after an internal error, `Forked` in a child process.
-    pub fn submit(&self, input: Input, mut params: GenParams) -> Result<Request> {
+    pub fn submit(&self, input: Input, params: GenParams) -> Result<Request> {
+        let (request, admission) = self.prepare(input, params, None)?;
+        admission.admit()?;
+        Ok(request)
+    }
+
+    /// The first half of [`Engine::submit`]: everything that can be wrong with the input is found, and nothing runs
+    /// yet. `queue`: where the request is listed when it has something to say, under the name that
+    /// [`Admission::set_name`] gives it.
+    pub fn prepare(
+        &self,
+        input: Input,
+        mut params: GenParams,
+        queue: Option<Arc<EventQueue>>,
+    ) -> Result<(Request, Admission)> {
         let shared = &self.shared;
         shared.process.check()?;
         shared.inbox.lock().life.check()?;
@@ -163,20 +188,27 @@ impl Engine {
         params.stop.extend(prompt.template_stops);
         let tokenize_ms = shared.clock.now_ns().saturating_sub(start) as f64 / 1e6;
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let state = request::RequestState::new(id, start, tokenize_ms, prompt.tokens.len());
-        let request = Request { state: Arc::new(state), shared: shared.clone() };
-        shared.admit(Arrival {
-            state: request::Served(request.state.clone()),
-            prompt: prompt.tokens,
-            params,
-            echo: prompt.echo,
-        })?;
-        Ok(request)
+        let (tokens, deadline) = (prompt.tokens.len(), params.deadline);
+        let state = Arc::new(RequestState::new(id, start, tokenize_ms, tokens, deadline, queue));
+        let request = Request { state: state.clone(), shared: shared.clone() };
+        let arrival =
+            Arrival { state: request::Served(state), prompt: prompt.tokens, params, echo: prompt.echo };
+        Ok((request, Admission { arrival, shared: shared.clone() }))
     }
 
     /// Submits and waits to the end.
     pub fn generate(&self, input: Input, params: GenParams) -> Result<Generation> {
         self.submit(input, params)?.wait()
+    }
+
+    /// What is going on, and what was done since the engine was loaded.
+    pub fn stats(&self) -> EngineStats {
+        EngineStats::of(&self.shared)
+    }
+
+    /// The same, and times, in the text form that Prometheus reads.
+    pub fn metrics_text(&self) -> String {
+        metrics::text(&self.shared)
     }
 
     /// Facts.
@@ -204,6 +236,24 @@ impl Engine {
     /// calls on any clone give `Closed`. Idempotent; does nothing in a forked child.
     pub fn close(&self) {
         self.thread.close();
+    }
+}
+
+/// A request that was prepared, to be handed to the engine. Dropping it instead ends the request.
+pub struct Admission {
+    arrival: Arrival,
+    shared: Arc<Shared>,
+}
+
+impl Admission {
+    /// What the request's queue hands out for it; not 0.
+    pub fn set_name(&self, name: usize) {
+        self.arrival.state.set_name(name);
+    }
+
+    /// Hands the request over; errors as those of [`Engine::submit`].
+    pub fn admit(self) -> Result<()> {
+        self.shared.admit(self.arrival)
     }
 }
 

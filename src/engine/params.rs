@@ -2,7 +2,8 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::limits;
-use crate::sampling::SamplingParams;
+use crate::sampling::{Likely, SamplingParams};
+use std::time::Duration;
 
 /// What to generate from.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,15 @@ pub struct GenParams {
     /// fewer where they prove wrong, and none in steps that other work fills or on devices whose results
     /// depend on the batch.
     pub speculate: u32,
+    /// Requests of higher priority go first: they are admitted before all others, and these are put back and computed
+    /// again later where KV blocks or places are short.
+    pub priority: i32,
+    /// The text ends with what was made when so much time has passed since it was submitted; `None`: no limit.
+    pub deadline: Option<Duration>,
+    /// How many of the most likely tokens are told at each place; 0: none.
+    pub logprobs: u32,
+    /// Neither take over KV blocks of texts that begin alike nor leave them for others.
+    pub no_cache: bool,
 }
 
 impl GenParams {
@@ -80,6 +90,13 @@ impl GenParams {
             "min_tokens {} is more than max_tokens {}",
             self.min_tokens,
             self.max_tokens
+        );
+        crate::ensure!(
+            self.logprobs <= limits::LOGPROBS_MAX,
+            Argument,
+            "n_logprobs: {}, expected at most {}",
+            self.logprobs,
+            limits::LOGPROBS_MAX
         );
         crate::ensure!(
             self.speculate <= limits::SPECULATE_MAX,
@@ -156,6 +173,8 @@ pub enum Event {
         tokens: Vec<u32>,
         /// Log-probability of each of the tokens; empty where the device chose them.
         logprobs: Vec<f32>,
+        /// The most likely tokens at the place of each, as many as were asked for, the likeliest first.
+        top: Vec<Likely>,
     },
     /// The last event.
     Finish {
@@ -175,6 +194,8 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Log-probability of each token; empty where the device chose them.
     pub logprobs: Vec<f32>,
+    /// The most likely tokens at the place of each, as many as were asked for, the likeliest first.
+    pub top: Vec<Likely>,
     /// Why it ended.
     pub finish: Finish,
     /// Times and counts.

@@ -1,8 +1,10 @@
 //! A request as its two sides share it: the host reads events, the engine's thread writes them.
 
 use crate::base::error::{Error, Result};
+use crate::engine::event_queue::{EventQueue, Listener};
 use crate::engine::params::{Event, Finish, Generation, Timings};
 use crate::engine::shared::Shared;
+use crate::sampling::Likely;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -26,10 +28,27 @@ struct Output {
     text: String,
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
+    top: Vec<Likely>,
     prefill: Option<(u32, u32)>,
     finish: Option<(Finish, Option<Error>)>,
     finish_was_read: bool,
     timings: Timings,
+}
+
+impl Output {
+    fn has_unread(&self) -> bool {
+        let text = !self.text.is_empty() || !self.tokens.is_empty();
+        text || self.prefill.is_some() || (self.finish.is_some() && !self.finish_was_read)
+    }
+}
+
+/// A token as the reader is told of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made<'a> {
+    pub(crate) id: u32,
+    /// `None` where the device chose.
+    pub(crate) logprob: Option<f32>,
+    pub(crate) top: &'a [Likely],
 }
 
 /// The shared part of a request.
@@ -40,13 +59,25 @@ pub(crate) struct RequestState {
     pub(crate) submitted_ns: u64,
     /// What rendering and tokenising took.
     pub(crate) tokenize_ms: f64,
+    /// When it must have ended, on the engine's clock.
+    deadline_ns: u64,
     cancelled: AtomicBool,
     output: Mutex<Output>,
     changed: Condvar,
+    /// Where it is listed when it has something to say, besides waking its reader.
+    listener: Option<Listener>,
 }
 
 impl RequestState {
-    pub(crate) fn new(id: u64, submitted_ns: u64, tokenize_ms: f64, prompt_tokens: usize) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        submitted_ns: u64,
+        tokenize_ms: f64,
+        prompt_tokens: usize,
+        deadline: Option<Duration>,
+        queue: Option<Arc<EventQueue>>,
+    ) -> Self {
+        let after = |deadline: Duration| u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
         let timings = Timings {
             tokenize_ms,
             prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
@@ -56,33 +87,56 @@ impl RequestState {
             id,
             submitted_ns,
             tokenize_ms,
+            deadline_ns: deadline.map_or(u64::MAX, |deadline| submitted_ns.saturating_add(after(deadline))),
             cancelled: AtomicBool::new(false),
             output: Mutex::new(Output { timings, ..Output::default() }),
             changed: Condvar::new(),
+            listener: queue.map(Listener::new),
         }
     }
 
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+    /// Why it must end now, if it must.
+    pub(crate) fn ends_early(&self, now_ns: u64) -> Option<Finish> {
+        if self.cancelled.load(Ordering::Acquire) {
+            return Some(Finish::Cancelled);
+        }
+        (now_ns >= self.deadline_ns).then_some(Finish::Deadline)
+    }
+
+    /// What its queue hands out for it.
+    pub(crate) fn set_name(&self, name: usize) {
+        if let Some(listener) = &self.listener {
+            listener.set_name(name);
+        }
+    }
+
+    /// Wakes whoever waits for an event.
+    fn announce(&self) {
+        self.changed.notify_all();
+        if let Some(listener) = &self.listener {
+            listener.announce();
+        }
     }
 
     /// A part of the prompt is computed.
     pub(crate) fn prefilled(&self, done: usize, total: usize) {
         let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.output.lock().prefill = Some((clip(done), clip(total)));
-        self.changed.notify_all();
+        self.announce();
     }
 
     /// A token was made; `text` is what became readable with it.
-    pub(crate) fn made(&self, token: Option<(u32, Option<f32>)>, text: &str, timings: Timings) {
+    pub(crate) fn made(&self, token: Option<Made<'_>>, text: &str, timings: Timings) {
         let mut output = self.output.lock();
         output.text.push_str(text);
-        if let Some((id, logprob)) = token {
+        if let Some(Made { id, logprob, top }) = token {
             output.tokens.push(id);
             output.logprobs.extend(logprob);
+            output.top.extend_from_slice(top);
         }
         output.timings = timings;
-        self.changed.notify_all();
+        drop(output);
+        self.announce();
     }
 
     /// The request has ended. Only the first call counts.
@@ -94,7 +148,8 @@ impl RequestState {
                 output.timings = timings;
             }
         }
-        self.changed.notify_all();
+        drop(output);
+        self.announce();
     }
 
     /// Times and counts so far.
@@ -112,6 +167,7 @@ impl RequestState {
                 text: std::mem::take(&mut output.text),
                 tokens: std::mem::take(&mut output.tokens),
                 logprobs: std::mem::take(&mut output.logprobs),
+                top: std::mem::take(&mut output.top),
             }));
         }
         if output.finish_was_read {
@@ -160,6 +216,14 @@ impl Request {
         let mut output = self.state.output.lock();
         loop {
             if let Some(next) = RequestState::take_event(&mut output) {
+                if let Some(listener) = &self.state.listener {
+                    if output.has_unread() {
+                        drop(output);
+                        listener.announce();
+                    } else {
+                        listener.heard();
+                    }
+                }
                 return Ok(next);
             }
             match deadline {
@@ -177,13 +241,15 @@ impl Request {
     /// Reads all events to the end and puts them together. The error of a failed step is returned as
     /// the error. What other callers of `next` took is not in the result.
     pub fn wait(&self) -> Result<Generation> {
-        let (mut text, mut tokens, mut logprobs) = (String::new(), Vec::new(), Vec::new());
+        let (mut text, mut tokens, mut logprobs, mut top) =
+            (String::new(), Vec::new(), Vec::new(), Vec::new());
         loop {
             match self.next(None)? {
-                Next::Event(Event::Text { text: t, tokens: n, logprobs: l }) => {
+                Next::Event(Event::Text { text: t, tokens: n, logprobs: l, top: m }) => {
                     text.push_str(&t);
                     tokens.extend(n);
                     logprobs.extend(l);
+                    top.extend(m);
                 }
                 Next::Event(Event::Finish { error: Some(error), .. }) => return Err(error),
                 Next::Event(Event::Finish { reason, error: None }) => {
@@ -191,6 +257,7 @@ impl Request {
                         text,
                         tokens,
                         logprobs,
+                        top,
                         finish: reason,
                         timings: self.timings(),
                     });
@@ -223,6 +290,9 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        if let Some(listener) = &self.state.listener {
+            listener.forget();
+        }
         self.cancel();
     }
 }
@@ -236,7 +306,7 @@ mod tests {
     #[test]
     fn a_request_that_is_lost_ends_with_an_error_and_one_that_ended_is_left_alone() {
         for ended in [false, true] {
-            let state = Arc::new(RequestState::new(1, 0, 0.0, 1));
+            let state = Arc::new(RequestState::new(1, 0, 0.0, 1, None, None));
             let served = Served(state.clone());
             if ended {
                 served.finish(Finish::Length, None, None);

@@ -10,6 +10,7 @@ use crate::backend::{Capabilities, Carry, Executor, Step, StepSequence, Ticket, 
 use crate::base::error::{Error, Result, Status};
 use crate::engine::active::Active;
 use crate::engine::kv_blocks::KvBlocks;
+use crate::engine::pace::Pace;
 use crate::engine::params::Finish;
 use crate::engine::scheduler::{PlannedRows, Queues, StepLimits};
 use crate::engine::shared::{Arrival, Life, Shared};
@@ -22,6 +23,9 @@ use std::sync::atomic::Ordering;
 struct InFlight {
     ticket: Ticket,
     plan: Vec<PlannedRows>,
+    /// Rows of answers, and of prompts.
+    rows: (usize, usize),
+    submitted_ns: u64,
 }
 
 /// The vectors behind a [`Step`], reused from step to step.
@@ -41,6 +45,9 @@ pub(crate) struct Runner {
     shared: Arc<Shared>,
     executor: Box<dyn Executor>,
     limits: StepLimits,
+    pace: Pace,
+    /// When the last step was collected.
+    collected_ns: u64,
     device_select: bool,
     kv: KvBlocks,
     queues: Queues,
@@ -62,6 +69,8 @@ impl Runner {
         Runner {
             shared,
             executor,
+            pace: Pace::new(limits.prompt_tokens_beside_decode, limits.tokens),
+            collected_ns: 0,
             limits,
             device_select,
             kv,
@@ -93,9 +102,8 @@ impl Runner {
             }
             std::mem::take(&mut inbox.arrivals)
         };
-        let now = self.shared.clock.now_ns();
         for (_, active) in self.active.drain() {
-            active.finish(Finish::Error, Some(error.clone()), now);
+            active.finish(Finish::Error, Some(error.clone()), &self.shared);
         }
         for arrival in self.incoming.drain(..).chain(arrivals) {
             arrival.state.finish(Finish::Error, Some(error.clone()), None);
@@ -110,14 +118,15 @@ impl Runner {
 
     fn serve(&mut self) {
         while self.take_in() {
-            self.end_cancelled();
+            self.end_early();
             self.queues.retire(&mut self.kv);
-            self.shared.waiting.store(self.queues.waiting.len(), Ordering::Relaxed);
+            self.note_state();
             let depth = if self.device_select { 2 } else { 1 };
             let submitted = self.in_flight.len() < depth && self.submit_step();
             if self.in_flight.len() == depth || !submitted {
                 self.collect_step();
                 self.queues.retire(&mut self.kv);
+                self.note_state();
             }
         }
     }
@@ -143,15 +152,17 @@ impl Runner {
         shared.waiting.store(self.queues.waiting.len() + self.incoming.len(), Ordering::Relaxed);
         drop(inbox);
         while let Some(arrival) = self.incoming.pop_front() {
-            let (active, sequence) =
+            let (active, mut sequence) =
                 Active::new(arrival, &shared, self.device_select, self.limits.cheap_rows);
+            sequence.shares &= self.limits.chunked;
             self.active.insert(sequence.id, active);
-            self.queues.waiting.push_back(sequence);
+            self.queues.push(sequence);
         }
         true
     }
 
-    fn end_cancelled(&mut self) {
+    /// Ends the requests that were cancelled, and those whose deadline has passed.
+    fn end_early(&mut self) {
         let Runner { active, queues, shared, .. } = self;
         let mark = |id: u64, queues: &mut Queues| {
             let mut all = queues.running.iter_mut().chain(queues.waiting.iter_mut());
@@ -159,18 +170,35 @@ impl Runner {
                 sequence.finished = true;
             }
         };
-        // `extract_if` allocates nothing where nothing is cancelled.
-        for (id, active) in active.extract_if(|_, a| a.state.is_cancelled()) {
+        let now = shared.clock.now_ns();
+        // `extract_if` allocates nothing where nothing is to be ended.
+        for (id, active) in active.extract_if(|_, a| a.state.ends_early(now).is_some()) {
             mark(id, queues);
-            active.finish(Finish::Cancelled, None, shared.clock.now_ns());
+            let reason = active.state.ends_early(now).unwrap_or(Finish::Cancelled);
+            active.finish(reason, None, shared);
         }
+    }
+
+    /// Writes down how much is going on, for whoever asks.
+    fn note_state(&self) {
+        let shared = &self.shared;
+        shared.waiting.store(self.queues.waiting.len(), Ordering::Relaxed);
+        let held = self.kv.blocks() - self.kv.free_blocks();
+        let counters = &shared.counters;
+        counters.running.store(self.queues.running.len() as u64, Ordering::Relaxed);
+        counters.kv_blocks_held.store(held as u64, Ordering::Relaxed);
+        counters.kv_blocks_idle.store(self.kv.idle_blocks() as u64, Ordering::Relaxed);
+        counters.put_back.store(self.queues.put_back, Ordering::Relaxed);
     }
 
     /// Plans and submits a step. `false`: there was nothing to submit.
     fn submit_step(&mut self) -> bool {
         self.propose();
+        self.limits.prompt_tokens_beside_decode = self.pace.prompt_rows();
         let mut plan = self.spare.pop().unwrap_or_default();
-        self.queues.schedule(&mut self.kv, &self.limits, &mut plan);
+        let active = &self.active;
+        let tokens = |id: u64| active.get(&id).map_or(&[][..], |request| request.tokens.as_slice());
+        self.queues.schedule(&mut self.kv, &self.limits, &mut plan, tokens);
         if plan.is_empty() {
             self.spare.push(plan);
             if self.in_flight.is_empty() && !self.active.is_empty() {
@@ -182,7 +210,7 @@ impl Runner {
         let now = self.shared.clock.now_ns();
         for rows in &plan {
             if let Some(active) = self.active.get_mut(&rows.id) {
-                active.stepped(now);
+                active.stepped(now, rows.first, &self.shared);
             }
         }
         self.fill_buffers(&plan);
@@ -196,8 +224,14 @@ impl Runner {
             wanted: &b.wanted,
             carry: &b.carry,
         };
+        self.shared.counters.steps.fetch_add(1, Ordering::Relaxed);
         match self.executor.submit(&step) {
-            Ok(ticket) => self.in_flight.push_back(InFlight { ticket, plan }),
+            Ok(ticket) => {
+                let of =
+                    |prompt: bool| plan.iter().filter(|p| p.prompt == prompt).map(|p| p.rows).sum::<usize>();
+                let rows = (of(false), of(true));
+                self.in_flight.push_back(InFlight { ticket, plan, rows, submitted_ns: now });
+            }
             Err(error) => self.fail_step(plan, error),
         }
         true
@@ -262,12 +296,16 @@ impl Runner {
 
     /// Waits for the oldest step in flight and gives its results out.
     fn collect_step(&mut self) {
-        let Some(InFlight { ticket, plan }) = self.in_flight.pop_front() else { return };
-        let Runner { executor, active, queues, shared, .. } = self;
+        let Some(InFlight { ticket, plan, rows, submitted_ns }) = self.in_flight.pop_front() else { return };
+        let Runner { executor, active, queues, kv, shared, .. } = self;
         let collected = match executor.collect(ticket) {
             Ok(collected) => collected,
             Err(error) => return self.fail_step(plan, error),
         };
+        let now = shared.clock.now_ns();
+        // A step that was submitted while the one before ran began when that ended.
+        self.pace.took(rows.0, rows.1, now.saturating_sub(submitted_ns.max(self.collected_ns)));
+        self.collected_ns = now;
         let mut next_result = 0;
         for rows in &plan {
             let results = next_result..next_result + rows.wanted_rows();
@@ -276,12 +314,19 @@ impl Runner {
             sequence.in_flight -= 1;
             let Some(request) = active.get_mut(&rows.id) else { continue };
             request.computed(rows.first + rows.rows);
-            if results.is_empty() || sequence.finished {
+            if results.is_empty() {
+                sequence.publish(kv, &request.tokens[..rows.first + rows.rows]);
+                continue;
+            }
+            if sequence.finished {
                 continue;
             }
             let results = results.map(|index| collected.row(index));
             let (taken, ended) = request.take_rows(results, rows.proposed, shared);
             sequence.known += taken;
+            // The rows of the known tokens, and those of the proposals that were right.
+            let computed = rows.first + rows.rows - rows.proposed + taken.saturating_sub(1);
+            sequence.publish(kv, &request.tokens[..computed.min(request.tokens.len())]);
             let (reason, error) = match ended {
                 Ok(None) => {
                     // Behind a rejected proposal the positions are written again.
@@ -293,7 +338,7 @@ impl Runner {
             };
             sequence.finished = true;
             if let Some(request) = active.remove(&rows.id) {
-                request.finish(reason, error, shared.clock.now_ns());
+                request.finish(reason, error, shared);
             }
         }
         self.spare.push(plan);
@@ -301,26 +346,24 @@ impl Runner {
 
     /// A step failed: its requests end with the error, the others go on.
     fn fail_step(&mut self, plan: Vec<PlannedRows>, error: Error) {
-        let now = self.shared.clock.now_ns();
         for rows in &plan {
             if let Some(sequence) = self.queues.running_mut(rows.id) {
                 sequence.in_flight -= 1;
                 sequence.finished = true;
             }
             if let Some(active) = self.active.remove(&rows.id) {
-                active.finish(Finish::Error, Some(error.clone()), now);
+                active.finish(Finish::Error, Some(error.clone()), &self.shared);
             }
         }
         self.spare.push(plan);
     }
 
     fn fail_all(&mut self, error: Error) {
-        let now = self.shared.clock.now_ns();
         for sequence in self.queues.running.iter_mut().chain(&mut self.queues.waiting) {
             sequence.finished = true;
         }
         for (_, active) in self.active.drain() {
-            active.finish(Finish::Error, Some(error.clone()), now);
+            active.finish(Finish::Error, Some(error.clone()), &self.shared);
         }
     }
 }

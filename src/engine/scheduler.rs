@@ -8,10 +8,17 @@
 //! (on a reproducible executor the text is the same). The oldest sequence is never put back, and one
 //! full context always fits, so every sequence ends.
 //!
-//! Nothing here knows of text, threads or time, so tables and random histories test it whole.
+//! A sequence of higher priority is older than all of lower priority, whenever it came: it is admitted first, and
+//! where blocks or places are short the others are put back for it.
+//!
+//! A sequence that is admitted begins with the blocks that hold the beginning of its text already
+//! ([`KvBlocks::adopt`]), its own from before it was put back among them.
+//!
+//! Nothing here knows of threads or time, so tables and random histories test it whole.
 
 use crate::backend::Capabilities;
 use crate::engine::kv_blocks::KvBlocks;
+use crate::engine::prefix::Chain;
 use std::collections::VecDeque;
 
 /// The part of a request that the scheduler sees. Of proposed tokens only the number: when the step is
@@ -37,12 +44,23 @@ pub struct Sequence {
     pub finished: bool,
     /// Its KV blocks in the order of positions.
     pub blocks: Vec<u32>,
+    /// It was admitted, and none of its rows is planned yet.
+    pub new: bool,
+    /// It must make way for one of higher priority, and has rows in flight.
+    pub held: bool,
+    /// Higher ones go first.
+    pub priority: i32,
+    /// Whether it takes over blocks of texts that begin alike, and leaves its own for others: only where prompts
+    /// may be computed in chunks.
+    pub shares: bool,
+    /// Its first blocks that others may find, and the name of the last one.
+    pub published: (usize, Chain),
 }
 
 impl Sequence {
     /// Whether its next row is the one after all known tokens' rows but the last: a decode row.
     fn decodes(&self) -> bool {
-        self.submitted > 0 && self.submitted + 1 >= self.known
+        !self.new && self.submitted > 0 && self.submitted + 1 >= self.known
     }
 
     /// Rows whose tokens are known and that were not submitted.
@@ -68,6 +86,8 @@ pub struct PlannedRows {
     pub first: usize,
     /// Rows.
     pub rows: usize,
+    /// Whether these are rows of a prompt, or of a text that is computed again: not the next of an answer.
+    pub prompt: bool,
     /// Whether the result of the last known position is wanted: its row is among these.
     pub wanted: bool,
     /// Whether its one row takes the token that the step in flight selects.
@@ -130,11 +150,29 @@ pub struct Queues {
     pub waiting: VecDeque<Sequence>,
     /// Holding KV blocks; the oldest first.
     pub running: Vec<Sequence>,
+    /// How often a sequence was put back.
+    pub put_back: u64,
     /// Whether the last step held decode rows: where steps are not mixed the two kinds take turns.
     pub decoded_last: bool,
 }
 
 impl Queues {
+    /// Puts a sequence that comes or was put back into the waiting line: behind those of its priority, or in
+    /// front of them.
+    fn wait_in_line(&mut self, sequence: Sequence, in_front: bool) {
+        let priority = sequence.priority;
+        let goes_after = |other: &Sequence| {
+            if in_front { other.priority > priority } else { other.priority >= priority }
+        };
+        let at = self.waiting.partition_point(goes_after);
+        self.waiting.insert(at, sequence);
+    }
+
+    /// A new sequence.
+    pub fn push(&mut self, sequence: Sequence) {
+        self.wait_in_line(sequence, false);
+    }
+
     /// The running sequence of that request.
     pub fn running_mut(&mut self, id: u64) -> Option<&mut Sequence> {
         self.running.iter_mut().find(|s| s.id == id)
@@ -154,12 +192,21 @@ impl Queues {
 
     /// Fills `plan` with the rows of the next step, in the order of age, and marks them submitted. An
     /// empty plan means there is nothing to do until a step in flight is collected or a sequence comes.
-    pub fn schedule(&mut self, kv: &mut KvBlocks, limits: &StepLimits, plan: &mut Vec<PlannedRows>) {
+    ///
+    /// `tokens` gives the known tokens of a request.
+    pub fn schedule<'a>(
+        &mut self,
+        kv: &mut KvBlocks,
+        limits: &StepLimits,
+        plan: &mut Vec<PlannedRows>,
+        tokens: impl Fn(u64) -> &'a [u32],
+    ) {
         plan.clear();
+        self.make_way(kv, limits, &tokens);
         if limits.mixed {
             self.plan_decode(kv, limits, plan);
             let decodes = plan.len();
-            self.plan_prompts(kv, limits, plan);
+            self.plan_prompts(kv, limits, plan, &tokens);
             if plan.len() == decodes {
                 self.plan_proposals(kv, limits, plan);
             }
@@ -169,7 +216,7 @@ impl Queues {
         let prompts_first = self.decoded_last;
         for prompts in [prompts_first, !prompts_first] {
             if prompts {
-                self.plan_prompts(kv, limits, plan);
+                self.plan_prompts(kv, limits, plan, &tokens);
             } else {
                 self.plan_decode(kv, limits, plan);
             }
@@ -186,7 +233,7 @@ impl Queues {
             let sequence = &self.running[index];
             let carry = sequence.can_carry();
             let one_row = sequence.decodes() && sequence.pending() == 1;
-            if sequence.finished || !(carry || one_row) {
+            if sequence.finished || sequence.held || !(carry || one_row) {
                 index += 1;
                 continue;
             }
@@ -199,6 +246,7 @@ impl Queues {
                 id: sequence.id,
                 first: sequence.submitted,
                 rows: 1,
+                prompt: false,
                 wanted: true,
                 carry,
                 proposed: 0,
@@ -259,14 +307,22 @@ impl Queues {
     /// Gives a running sequence's blocks back; it waits in front and is computed again.
     fn put_back(&mut self, kv: &mut KvBlocks, index: usize) {
         let mut sequence = self.running.remove(index);
+        self.put_back += 1;
         kv.release(&mut sequence.blocks);
-        sequence.submitted = 0;
+        (sequence.submitted, sequence.held) = (0, false);
+        sequence.published = Default::default();
         if !sequence.finished {
-            self.waiting.push_front(sequence);
+            self.wait_in_line(sequence, true);
         }
     }
 
-    fn plan_prompts(&mut self, kv: &mut KvBlocks, limits: &StepLimits, plan: &mut Vec<PlannedRows>) {
+    fn plan_prompts<'a>(
+        &mut self,
+        kv: &mut KvBlocks,
+        limits: &StepLimits,
+        plan: &mut Vec<PlannedRows>,
+        tokens: &impl Fn(u64) -> &'a [u32],
+    ) {
         let mut budget = limits.tokens - plan.len();
         if !plan.is_empty() {
             budget = budget.min(limits.prompt_tokens_beside_decode);
@@ -274,19 +330,81 @@ impl Queues {
         for index in 0..self.running.len() {
             self.plan_chunk(kv, index, limits, &mut budget, plan);
         }
-        while budget > 0 && plan.len() < limits.sequences && self.running.len() < limits.sequences {
-            let Some(next) = self.waiting.front() else { break };
-            let rows = next.known.min(budget);
-            let whole = rows == next.known;
-            // All its known tokens must fit into free blocks: admitting never puts others back, and a
-            // sequence that was put back does not come in again only to be put back at once.
-            if (!limits.chunked && !whole) || kv.needed(next.known) > kv.free_blocks() {
-                break;
-            }
-            let Some(sequence) = self.waiting.pop_front() else { break };
-            self.running.push(sequence);
-            self.plan_chunk(kv, self.running.len() - 1, limits, &mut budget, plan);
+        while budget > 0 && plan.len() < limits.sequences {
+            let Some(index) = self.admit(kv, limits, budget, tokens) else { break };
+            self.plan_chunk(kv, index, limits, &mut budget, plan);
         }
+    }
+
+    /// Lets the first waiting sequence run, if there is room for it, and gives its place.
+    fn admit<'a>(
+        &mut self,
+        kv: &mut KvBlocks,
+        limits: &StepLimits,
+        budget: usize,
+        tokens: &impl Fn(u64) -> &'a [u32],
+    ) -> Option<usize> {
+        let next = self.waiting.front()?;
+        let (id, known, priority) = (next.id, next.known, next.priority);
+        if !limits.chunked && known > budget {
+            return None;
+        }
+        let (mut blocks, mut chain) = (Vec::new(), Chain::START);
+        if next.shares {
+            // The last known token's row is computed in any case: its result is wanted.
+            chain = kv.adopt(&mut blocks, tokens(id), known - 1);
+        }
+        // All its known tokens must fit into free blocks: admitting puts nobody of its priority back, and a sequence
+        // that was put back does not come in again only to be put back at once.
+        let missing = kv.needed(known) - blocks.len();
+        if self.running.len() >= limits.sequences || missing > kv.free_blocks() {
+            kv.release(&mut blocks);
+            return None;
+        }
+        let mut sequence = self.waiting.pop_front()?;
+        sequence.submitted = blocks.len() * kv.block_tokens();
+        sequence.published = (blocks.len(), chain);
+        sequence.blocks = blocks;
+        sequence.new = true;
+        let at = self.running.partition_point(|s| s.priority >= priority);
+        self.running.insert(at, sequence);
+        Some(at)
+    }
+
+    /// Puts running sequences back, the youngest of the lowest priority first, for a waiting one of higher priority
+    /// that finds no place otherwise. One with rows in flight sits this step out and is put back when they are
+    /// collected.
+    fn make_way<'a>(&mut self, kv: &mut KvBlocks, limits: &StepLimits, tokens: &impl Fn(u64) -> &'a [u32]) {
+        self.running.iter_mut().for_each(|s| s.held = false);
+        let Some(next) = self.waiting.front() else { return };
+        let (id, known, priority) = (next.id, next.known, next.priority);
+        if self.running.last().is_none_or(|s| s.priority >= priority) {
+            return;
+        }
+        let mut found = Vec::new();
+        if next.shares {
+            kv.adopt(&mut found, tokens(id), known - 1);
+        }
+        let missing = kv.needed(known) - found.len();
+        let fits = |running: usize, free: usize| running < limits.sequences && free >= missing;
+        // What the victims hold together with others is counted twice: then there is less room than thought, and
+        // more are put back in the next step.
+        let (mut running, mut free) = (self.running.len(), kv.free_blocks());
+        let mut back = self.running.len();
+        while !fits(running, free) && back > 0 && self.running[back - 1].priority < priority {
+            back -= 1;
+            (running, free) = (running - 1, free + self.running[back].blocks.len());
+        }
+        if fits(running, free) {
+            for index in (back..self.running.len()).rev() {
+                if self.running[index].in_flight > 0 {
+                    self.running[index].held = true;
+                } else {
+                    self.put_back(kv, index);
+                }
+            }
+        }
+        kv.release(&mut found);
     }
 
     /// Plans a chunk of the prompt of running sequence `index`, if it has one and there is room.
@@ -301,8 +419,8 @@ impl Queues {
         // Putting a younger sequence back shortens the list under the caller's loop.
         let Some(sequence) = self.running.get(index) else { return };
         let pending = sequence.pending();
-        let is_prompt = pending > 1 || (pending == 1 && sequence.submitted == 0);
-        if sequence.finished || !is_prompt || plan.len() >= limits.sequences {
+        let is_prompt = pending > 1 || (pending == 1 && sequence.new);
+        if sequence.finished || sequence.held || !is_prompt || plan.len() >= limits.sequences {
             return;
         }
         let rows = pending.min(*budget);
@@ -316,9 +434,28 @@ impl Queues {
         let first = sequence.submitted;
         sequence.submitted += rows;
         sequence.in_flight += 1;
+        sequence.new = false;
         let wanted = sequence.submitted == sequence.known;
-        plan.push(PlannedRows { id: sequence.id, first, rows, wanted, carry: false, proposed: 0 });
+        plan.push(PlannedRows {
+            id: sequence.id,
+            first,
+            rows,
+            prompt: true,
+            wanted,
+            carry: false,
+            proposed: 0,
+        });
         *budget -= rows;
+    }
+}
+
+impl Sequence {
+    /// Lets others find the blocks in which `tokens`, the beginning of its text that is computed, lie.
+    pub fn publish(&mut self, kv: &mut KvBlocks, tokens: &[u32]) {
+        if self.shares {
+            let (from, chain) = self.published;
+            self.published = kv.publish(&self.blocks, tokens, from, chain);
+        }
     }
 }
 

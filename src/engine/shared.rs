@@ -4,6 +4,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::fork::Process;
 use crate::engine::EngineInfo;
+use crate::engine::metrics::Counters;
 use crate::engine::params::GenParams;
 use crate::engine::request::Served;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     /// Requests that the engine's thread took in and that wait for a step.
     pub(crate) waiting: AtomicUsize,
     pub(crate) next_id: AtomicU64,
+    pub(crate) counters: Counters,
 }
 
 impl Shared {
@@ -60,12 +62,11 @@ impl Shared {
         let mut inbox = self.inbox.lock();
         inbox.life.check()?;
         let waiting = inbox.arrivals.len() + self.waiting.load(Ordering::Relaxed);
-        crate::ensure!(
-            waiting < self.max_waiting,
-            Overloaded,
-            "{waiting} requests wait already, at most {} may",
-            self.max_waiting
-        );
+        if waiting >= self.max_waiting {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            crate::bail!(Overloaded, "{waiting} requests wait already, at most {} may", self.max_waiting);
+        }
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
         inbox.arrivals.push_back(arrival);
         self.bell.notify_one();
         Ok(())

@@ -21,6 +21,39 @@ pub struct Choice {
     pub logprob: f32,
 }
 
+/// A token that could have been chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Likely {
+    /// Its id.
+    pub token: u32,
+    /// As [`Choice::logprob`].
+    pub logprob: f32,
+}
+
+/// Adds the `count` most likely tokens under raw `logits` to `found`, the likeliest first; of equal ones those with
+/// the lowest ids. Adds fewer where the vocabulary is smaller, and nothing where a logit is NaN or none is above −∞.
+pub fn most_likely(logits: &[f32], count: usize, found: &mut Vec<Likely>) {
+    let Ok(Some(largest)) = softmax::largest(logits) else { return };
+    let start = found.len();
+    for (token, &logit) in (0u32..).zip(logits) {
+        let best = &found[start..];
+        if best.len() == count && best.last().is_none_or(|last| logit <= last.logprob) {
+            continue;
+        }
+        // Logits for now.
+        let at = start + best.partition_point(|other| other.logprob >= logit);
+        found.insert(at, Likely { token, logprob: logit });
+        found.truncate(start + count);
+    }
+    if largest < f32::INFINITY {
+        let lowered = f64::from(largest) + softmax::log_sum_exp(logits, largest);
+        found[start..].iter_mut().for_each(|l| l.logprob = (f64::from(l.logprob) - lowered) as f32);
+    } else {
+        found[start..].iter_mut().for_each(|l| l.logprob = logprob(logits, largest, l.token));
+    }
+}
+
 /// The state of one request's choice of tokens. All memory is taken when it is made, and only what its
 /// parameters need: greedy choice without penalties needs none.
 pub struct Sampler {

@@ -8,6 +8,7 @@
 //! | `chat` | the conversation on a terminal |
 //! | `info` | `aquila info` |
 //! | `bench` | `aquila bench` |
+//! | `serve_bench` | `aquila serve-bench` |
 //! | `quantize` | `aquila quantize` |
 //! | `console` | messages, progress bars, units |
 //! | `interrupt` | Ctrl-C |
@@ -20,6 +21,7 @@ mod info;
 mod interrupt;
 mod quantize;
 mod run;
+mod serve_bench;
 
 use aquila::Status;
 use clap::error::ErrorKind;
@@ -67,6 +69,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Measure prefill and decode speed beside the machine's limits
     Bench(bench::BenchArgs),
+    /// Measure what a service sees: requests together, cached beginnings, delays, cancelling
+    ServeBench(serve_bench::ServeBenchArgs),
     /// Convert weights to 8 or 4 bits ahead, and keep them for later loads
     Quantize(quantize::QuantizeArgs),
 }
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Info(args) => info::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::ServeBench(args) => serve_bench::main(&args),
         Command::Quantize(args) => quantize::main(&args),
     };
     ExitCode::from(match outcome {

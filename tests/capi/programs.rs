@@ -2,7 +2,10 @@
 //! models: linked to the shared library, to the archive, and with AddressSanitizer.
 
 use crate::deadline;
-use crate::stage::{Compiler, Link, build, build_dir, is_here, manifest_dir, program, said, scratch, staged};
+use crate::stage::{
+    Compiler, Link, build, build_dir, is_here, is_here_as, manifest_dir, pkg_config, program, said, scratch,
+    staged,
+};
 use crate::support::{TempDir, TinyModel};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// One C test a noun, each with a model as its argument.
-const NOUNS: [&str; 8] = ["library", "engine", "load", "generate", "result", "text", "threads", "memory"];
+const NOUNS: [&str; 10] =
+    ["library", "engine", "load", "generate", "request", "queue", "result", "text", "threads", "memory"];
 
 /// A model that all tests read: two layers, 128 tokens of context.
 fn model() -> &'static Path {
@@ -146,7 +150,7 @@ fn bad_files() -> Vec<(&'static str, &'static str, &'static str, Spoil)> {
 #[test]
 fn c_examples_run() {
     let dir = scratch("examples-c");
-    for name in ["version", "generate", "stream", "chat", "errors", "threads"] {
+    for name in ["version", "generate", "stream", "chat", "errors", "threads", "service"] {
         let code = manifest_dir().join("examples-c").join(name).with_extension("c");
         let text = fs::read_to_string(&code).expect("an example");
         assert!(text.lines().count() < 80, "{name}.c is an example, not a program");
@@ -189,11 +193,49 @@ fn the_cpp_wrapper_keeps_its_promises() {
     }
 }
 
+/// A client by ctypes, whose structs are its own.
+#[test]
+fn the_python_example_runs() {
+    let mut command = Command::new("python3");
+    command
+        .arg(manifest_dir().join("examples-python/service.py"))
+        .arg(model())
+        .args(["hello", "hello world"]);
+    command.env("LD_LIBRARY_PATH", staged().join("lib"));
+    let output = run_quietly(&mut command);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).matches(" tokens, first after").count(), 2);
+}
+
+/// A client by cgo.
+#[test]
+fn the_go_example_runs() {
+    if !is_here_as("go", "version") {
+        return;
+    }
+    let dir = scratch("examples-go");
+    let program_path = dir.join("service");
+    let mut command = Command::new("go");
+    command.args(["build", "-o"]).arg(&program_path).arg(manifest_dir().join("examples-go/service.go"));
+    command
+        .env("CGO_CFLAGS", pkg_config(&["--cflags"]).join(" "))
+        .env("CGO_LDFLAGS", pkg_config(&["--libs"]).join(" "));
+    // Nothing is fetched, and nothing is left in the home directory.
+    command.envs([("GOFLAGS", "-mod=mod"), ("GOPROXY", "off"), ("GO111MODULE", "off")]);
+    command.env("GOCACHE", dir.join("cache")).env("GOPATH", dir.join("path"));
+    crate::stage::run(&mut command);
+    // Each text is checked against cgo's rules of pointers.
+    let mut command = program(&program_path);
+    command.arg(model()).args(["hello", "hello world", "hello again"]).env("GODEBUG", "cgocheck=2");
+    let output = run_quietly(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("hello again") && said.len() > 60, "{said}");
+}
+
 fn run_example(name: &str, path: &Path) {
     let mut command = program(path);
     match name {
         "version" => (),
-        "generate" | "stream" => drop(command.arg(model()).arg("hello world")),
+        "generate" | "stream" | "service" => drop(command.arg(model()).arg("hello world")),
         "chat" => drop(command.arg(chat_model())),
         _ => drop(command.arg(model())),
     }

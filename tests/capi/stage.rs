@@ -38,7 +38,12 @@ impl Compiler {
 
 /// Whether a program can be run; prints a line if not.
 pub fn is_here(program: &str) -> bool {
-    let here = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    is_here_as(program, "--version")
+}
+
+/// The same for a program that says its version otherwise.
+pub fn is_here_as(program: &str, version: &str) -> bool {
+    let here = Command::new(program).arg(version).output().is_ok_and(|output| output.status.success());
     if !here {
         println!("skipped: {program} is not installed");
     }

@@ -50,6 +50,28 @@ static void without_exceptions(const char *model) {
     CHECK(engine.try_stream("hello", params, [](const aquila::Event &) { return false; }, outcome).ok());
     CHECK(outcome.finish == AQUILA_FINISH_CANCELLED);
 
+    aquila::Queue queue;
+    aquila::Request request, other;
+    aquila_status status = AQUILA_ERR_STATE;
+    params.max_tokens = 6;
+    CHECK(aquila::Queue::try_create(queue).ok() && queue.fd() >= 0);
+    CHECK(engine.try_submit("hello", params, request, &queue, &streamed).ok());
+    CHECK(engine.try_submit(std::vector<std::int32_t>{65, 66}, params, other).ok());
+    std::vector<void *> users;
+    CHECK(queue.try_wait(users).ok() && users.size() == 1 && users[0] == &streamed);
+    std::string pieces;
+    while (request.try_next(status).ok() && status == AQUILA_OK) pieces += request.event().text();
+    CHECK(status == AQUILA_DONE && pieces == streamed);
+    aquila::Result waited;
+    CHECK(other.try_wait(status, waited).ok() && status == AQUILA_OK && waited.tokens().size() == 6);
+    queue.wake();
+    CHECK(queue.try_wait(users, 0).ok() && users.empty());
+    CHECK(aquila::Request().try_wait(status, waited, 0).status() == AQUILA_ERR_ARGUMENT);
+    aquila_engine_stats stats = {};
+    std::string metrics;
+    CHECK(engine.try_stats(stats).ok() && stats.requests >= 5);
+    CHECK(engine.try_metrics_text(metrics).ok() && metrics.find("aquila_steps_total") != std::string::npos);
+
     std::vector<std::int32_t> ids;
     std::string text;
     CHECK(engine.try_tokenize("hello world", 0, ids).ok() && !ids.empty());

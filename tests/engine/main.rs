@@ -7,6 +7,7 @@ mod support;
 
 mod mock;
 mod model;
+mod serving;
 mod speculation;
 
 use aquila::backend::cpu::CpuBackend;

@@ -1,7 +1,7 @@
 //! The sampler against a plain one in f64, its distribution, and broken logits.
 
 use aquila::Status;
-use aquila::sampling::{Sampler, SamplingParams};
+use aquila::sampling::{Likely, Sampler, SamplingParams, most_likely};
 use proptest::prelude::*;
 
 /// Everything by the book, slowly: the probability of each id that may be drawn.
@@ -253,4 +253,32 @@ fn broken_and_extreme_logits() {
     assert_eq!(Sampler::new(params, 3).unwrap().choose(&[1.0, inf, 2.0], &[], 0).unwrap().token, 2);
     let wrong = Sampler::new(SamplingParams::default(), 3).unwrap().choose(&[1.0], &[], 0).unwrap_err();
     assert_eq!(wrong.status, Status::Internal);
+}
+
+proptest! {
+    /// The most likely tokens are the first ones of all, sorted; ties go to the lower id.
+    #[test]
+    fn the_most_likely_tokens_are_those_of_a_full_sort(
+        logits in proptest::collection::vec(prop_oneof![(-20i32..20).prop_map(|n| n as f32 / 4.0), Just(f32::NEG_INFINITY)], 1..200),
+        count in 1usize..21,
+    ) {
+        let mut found = vec![Likely { token: 7, logprob: 0.5 }];
+        most_likely(&logits, count, &mut found);
+        let (kept, found) = found.split_first().unwrap();
+        prop_assert_eq!(kept.token, 7, "what was there stays");
+        if logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
+            prop_assert!(found.is_empty());
+            return Ok(());
+        }
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let largest = f64::from(logits[order[0]]);
+        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+        prop_assert_eq!(found.len(), count.min(logits.len()));
+        for (found, &expected) in found.iter().zip(&order) {
+            prop_assert_eq!(found.token as usize, expected);
+            let logprob = f64::from(logits[expected]) - largest - sum.ln();
+            prop_assert!((f64::from(found.logprob) - logprob).abs() < 1e-5 || logprob == f64::NEG_INFINITY);
+        }
+    }
 }

@@ -45,6 +45,7 @@ case ${1:-} in
         need g++ compiles g++ c++
         need clang has clang
         need cmake has cmake
+        need golang-go has go
         ;;
     *)
         say "usage: setup.sh demo|test|bench|aarch64"

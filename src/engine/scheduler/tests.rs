@@ -45,12 +45,15 @@ fn tables(queues: &Queues) -> impl Iterator<Item = &[u32]> {
 #[test]
 fn a_long_prompt_is_chunked_and_leaves_room_for_decode() {
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 10, 8));
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
-    assert_eq!(plan, [PlannedRows { id: 1, first: 0, rows: 10, wanted: true, carry: false, proposed: 0 }]);
+    queues.push(sequence(1, 10, 8));
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    assert_eq!(
+        plan,
+        [PlannedRows { id: 1, first: 0, rows: 10, prompt: true, wanted: true, carry: false, proposed: 0 }]
+    );
     collect(&mut queues, &plan);
-    queues.waiting.push_back(sequence(2, 100, 8));
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.push(sequence(2, 100, 8));
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.wanted)).collect();
     assert_eq!(rows, [(1, 10, 1, true), (2, 0, 16, false)]);
 }
@@ -59,12 +62,12 @@ fn a_long_prompt_is_chunked_and_leaves_room_for_decode() {
 fn whole_prompts_where_the_device_cannot_attend_over_the_cache() {
     let limits = StepLimits { chunked: false, mixed: false, ..LIMITS };
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 40, 4));
-    queues.waiting.push_back(sequence(2, 40, 4));
-    queues.schedule(&mut kv, &limits, &mut plan);
+    queues.push(sequence(1, 40, 4));
+    queues.push(sequence(2, 40, 4));
+    queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
     assert_eq!(plan.iter().map(|p| p.id).collect::<Vec<_>>(), [1], "40 + 40 rows do not fit whole");
     collect(&mut queues, &plan);
-    queues.schedule(&mut kv, &limits, &mut plan);
+    queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
     assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(1, 1)], "decode alone");
 }
 
@@ -74,14 +77,14 @@ fn prompts_and_answers_take_turns_where_they_share_no_step() {
     for chunked in [false, true] {
         let limits = StepLimits { chunked, mixed: false, ..LIMITS };
         let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-        queues.waiting.push_back(sequence(1, 4, 100));
+        queues.push(sequence(1, 4, 100));
         let mut seen = Vec::new();
         for step in 0..8 {
             if step == 2 {
-                queues.waiting.push_back(sequence(2, 60, 3));
-                queues.waiting.push_back(sequence(3, 60, 3));
+                queues.push(sequence(2, 60, 3));
+                queues.push(sequence(3, 60, 3));
             }
-            queues.schedule(&mut kv, &limits, &mut plan);
+            queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
             seen.push(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>());
             collect(&mut queues, &plan);
             queues.retire(&mut kv);
@@ -110,23 +113,23 @@ fn whole_prompts_never_share_a_step_with_decode_rows() {
     };
     let limits = StepLimits::of(&capabilities);
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 4, 100));
-    queues.schedule(&mut kv, &limits, &mut plan);
+    queues.push(sequence(1, 4, 100));
+    queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
     collect(&mut queues, &plan);
-    queues.waiting.push_back(sequence(2, 64, 3));
-    queues.schedule(&mut kv, &limits, &mut plan);
+    queues.push(sequence(2, 64, 3));
+    queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
     collect(&mut queues, &plan);
-    queues.schedule(&mut kv, &limits, &mut plan);
+    queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
     assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(2, 64)]);
 }
 
 #[test]
 fn the_youngest_gives_way_when_blocks_run_out() {
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(4, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 31, 20));
-    queues.waiting.push_back(sequence(2, 31, 20));
+    queues.push(sequence(1, 31, 20));
+    queues.push(sequence(2, 31, 20));
     for _ in 0..3 {
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
+        queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
         collect(&mut queues, &plan);
     }
     assert_eq!(queues.running.iter().map(|s| s.id).collect::<Vec<_>>(), [1]);
@@ -138,24 +141,27 @@ fn the_youngest_gives_way_when_blocks_run_out() {
 #[test]
 fn a_device_that_selects_runs_one_step_ahead() {
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(8, 16), Vec::new());
-    queues.waiting.push_back(Sequence { device_select: true, ..sequence(1, 4, 3) });
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
-    assert_eq!(plan, [PlannedRows { id: 1, first: 4, rows: 1, wanted: true, carry: true, proposed: 0 }]);
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.push(Sequence { device_select: true, ..sequence(1, 4, 3) });
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    assert_eq!(
+        plan,
+        [PlannedRows { id: 1, first: 4, rows: 1, prompt: false, wanted: true, carry: true, proposed: 0 }]
+    );
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     assert!(plan.is_empty(), "three tokens need six positions: {plan:?}");
 }
 
 #[test]
 fn proposed_tokens_fill_cheap_steps_and_wrong_ones_are_computed_again() {
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 15, 30));
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.push(sequence(1, 15, 30));
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     collect(&mut queues, &plan);
     let mut step = |queues: &mut Queues, proposed, right| {
         queues.running.iter_mut().for_each(|s| s.proposed = proposed);
-        queues.schedule(&mut kv, &LIMITS, &mut plan);
+        queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
         let seen: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.proposed)).collect();
         collect_right(queues, &plan, right);
         queues.retire(&mut kv);
@@ -164,14 +170,14 @@ fn proposed_tokens_fill_cheap_steps_and_wrong_ones_are_computed_again() {
     assert_eq!(step(&mut queues, 9, 3), [(1, 15, 8, 7)], "no more than 8 rows");
     assert_eq!(step(&mut queues, 2, 2), [(1, 19, 3, 2)], "behind the third proposal all is done again");
     assert_eq!((queues.running[0].known, queues.running[0].blocks.len()), (23, 2));
-    queues.waiting.push_back(sequence(2, 20, 30));
+    queues.push(sequence(2, 20, 30));
     assert_eq!(queues.room_for_proposals(&LIMITS), 7);
     assert_eq!(step(&mut queues, 5, 0), [(1, 22, 1, 0), (2, 0, 16, 0)], "none beside a prompt");
     assert_eq!(queues.room_for_proposals(&LIMITS), 0);
     assert_eq!(step(&mut queues, 5, 0), [(1, 23, 1, 0), (2, 16, 4, 0)]);
     assert_eq!(queues.room_for_proposals(&LIMITS), 3);
     assert_eq!(step(&mut queues, 5, 5), [(1, 24, 4, 3), (2, 20, 4, 3)], "two share the eight rows");
-    (3..7).for_each(|id| queues.waiting.push_back(sequence(id, 1, 99)));
+    (3..7).for_each(|id| queues.push(sequence(id, 1, 99)));
     step(&mut queues, 0, 0);
     assert_eq!((queues.running.len(), queues.room_for_proposals(&LIMITS)), (4, 1));
     queues.running[1..].iter_mut().for_each(|s| s.finished = true);
@@ -189,18 +195,119 @@ fn proposed_tokens_fill_cheap_steps_and_wrong_ones_are_computed_again() {
 #[test]
 fn proposals_leave_the_blocks_that_others_want_next() {
     let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(5, 16), Vec::new());
-    queues.waiting.push_back(sequence(1, 12, 40));
-    queues.waiting.push_back(sequence(2, 12, 40));
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.push(sequence(1, 12, 40));
+    queues.push(sequence(2, 12, 40));
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     collect(&mut queues, &plan);
     queues.running.iter_mut().for_each(|s| (s.known, s.submitted, s.proposed) = (15, 14, 3));
-    queues.schedule(&mut kv, &LIMITS, &mut plan);
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows)).collect();
     assert_eq!(rows, [(1, 14, 4), (2, 14, 2)], "of three free blocks two are kept");
     kv.check_integrity(tables(&queues)).unwrap();
 }
 
+#[test]
+fn a_prompt_that_begins_alike_is_computed_from_where_it_differs() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    let text: Vec<u32> = (0..60).collect();
+    for (id, known, expected) in [(1, 50, (0, 50)), (2, 60, (48, 12)), (3, 49, (48, 1)), (4, 48, (32, 16))] {
+        queues.push(Sequence { shares: true, ..sequence(id, known, 1) });
+        queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &text);
+        assert_eq!(plan.iter().map(|p| (p.first, p.rows)).collect::<Vec<_>>(), [expected], "{known} tokens");
+        collect(&mut queues, &plan);
+        queues.running[0].publish(&mut kv, &text[..known]);
+        queues.retire(&mut kv);
+    }
+    queues.push(sequence(5, 60, 1));
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &text);
+    assert_eq!(plan[0].first, 0, "it does not share");
+}
+
+#[test]
+fn higher_priority_goes_first_and_others_make_way() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(8, 16), Vec::new());
+    for (id, priority) in [(1, 0), (2, 0), (3, 5), (4, -1)] {
+        queues.push(Sequence { priority, ..sequence(id, 40, 20) });
+    }
+    let order = |queues: &Queues| queues.waiting.iter().map(|s| s.id).collect::<Vec<_>>();
+    assert_eq!(order(&queues), [3, 1, 2, 4]);
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    assert_eq!(plan.iter().map(|p| (p.id, p.rows)).collect::<Vec<_>>(), [(3, 40), (1, 24)]);
+    queues.push(Sequence { priority: 9, ..sequence(5, 60, 5) });
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    assert!(plan.is_empty() && queues.running.iter().all(|s| s.in_flight > 0), "held until collected");
+    queues.running.iter_mut().for_each(|s| s.in_flight = 0);
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
+    assert_eq!(plan[0].id, 5, "{plan:?}");
+    assert_eq!(order(&queues), [1, 2, 4], "number 1 is in front of its like again");
+    kv.check_integrity(tables(&queues)).unwrap();
+}
+
+/// What the KV cache of a test holds at a position: the text up to there.
+type Content = Vec<Option<Vec<u32>>>;
+
 proptest! {
+    /// Texts that begin alike, in few blocks, with priorities: whatever is taken over, put back and given up,
+    /// each sequence finds its own text in its blocks.
+    #[test]
+    fn random_histories_of_shared_beginnings(
+        requests in proptest::collection::vec((0usize..3, 1usize..80, 1usize..30, 0usize..20, -1i32..2), 1..20),
+        blocks in 7usize..30,
+    ) {
+        let limits = StepLimits { sequences: 3, ..LIMITS };
+        let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(blocks, 16), Vec::new());
+        let mut content: Content = vec![None; blocks * 16];
+        // The texts of a kind differ from a place on that their number says.
+        let text = |id: u64| -> Vec<u32> {
+            let (kind, prompt, new, ..) = requests[id as usize];
+            let differs = 7 * kind + 16 * (id as usize % 3);
+            (0..prompt + new).map(|at| if at < differs { at as u32 } else { (1000 * (id + 1)) as u32 }).collect()
+        };
+        let texts: Vec<_> = (0..requests.len() as u64).map(text).collect();
+        let mut done = 0;
+        for step in 0..4000 {
+            for (id, &(_, prompt, new, at, priority)) in requests.iter().enumerate() {
+                if at == step {
+                    queues.push(Sequence { priority, shares: true, ..sequence(id as u64, prompt, new) });
+                }
+            }
+            let known: Vec<(u64, usize)> =
+                queues.waiting.iter().chain(&queues.running).map(|s| (s.id, s.known)).collect();
+            let tokens = |id: u64| {
+                let known = known.iter().find(|k| k.0 == id).map_or(0, |k| k.1);
+                &texts[id as usize][..known]
+            };
+            queues.schedule(&mut kv, &limits, &mut plan, tokens);
+            kv.check_integrity(tables(&queues)).map_err(TestCaseError::fail)?;
+            for rows in &plan {
+                let sequence = queues.running.iter().find(|s| s.id == rows.id).unwrap();
+                let text = &texts[rows.id as usize];
+                for position in 0..rows.first + rows.rows {
+                    let place = sequence.blocks[position / 16] as usize * 16 + position % 16;
+                    let before = text[..=position].to_vec();
+                    if position < rows.first {
+                        prop_assert_eq!(content[place].as_ref(), Some(&before));
+                    } else {
+                        content[place] = Some(before);
+                    }
+                }
+            }
+            let idle = plan.is_empty() && queues.running.is_empty() && queues.waiting.is_empty();
+            collect(&mut queues, &plan);
+            for sequence in &mut queues.running {
+                let computed = sequence.submitted;
+                sequence.publish(&mut kv, &texts[sequence.id as usize][..computed]);
+            }
+            done += queues.running.iter().filter(|s| s.finished && s.in_flight == 0).count();
+            queues.retire(&mut kv);
+            if idle && step > 20 {
+                break;
+            }
+        }
+        prop_assert_eq!(done, requests.len());
+        prop_assert_eq!(kv.free_blocks(), blocks);
+    }
+
     /// Random arrivals, lengths and ends: every sequence ends, no row is planned twice or skipped,
     /// no step is over its bounds, and no block is lost.
     #[test]
@@ -218,13 +325,13 @@ proptest! {
         for step in 0..4000 {
             while arrivals.front().is_some_and(|(_, l)| l.2 <= step) {
                 let (id, &(prompt, new, _)) = arrivals.pop_front().unwrap();
-                queues.waiting.push_back(sequence(id as u64, prompt, new));
+                queues.push(sequence(id as u64, prompt, new));
             }
             let room = queues.room_for_proposals(&limits);
             for (index, sequence) in queues.running.iter_mut().enumerate() {
                 sequence.proposed = proposals[(step + index) % proposals.len()].0.min(room);
             }
-            queues.schedule(&mut kv, &limits, &mut plan);
+            queues.schedule(&mut kv, &limits, &mut plan, |_| &[]);
             let rows: usize = plan.iter().map(|p| p.rows).sum();
             prop_assert!(rows <= limits.tokens && plan.len() <= limits.sequences);
             for rows in &plan {
