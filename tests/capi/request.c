@@ -212,6 +212,34 @@ static void waits(aquila_engine *engine) {
     aquila_request_free(NULL);
 }
 
+static void *wait_to_the_end(void *request) {
+    aquila_result *result;
+    while (aquila_wait(request, AQUILA_FOREVER, &result, NULL) == AQUILA_ERR_BUSY) usleep(100);
+    aquila_result_free(result);
+    return NULL;
+}
+
+/* One reader at a time: the second is told so at once, and loses nothing by it. */
+static void two_readers(aquila_engine *engine) {
+    aquila_gen_params params = short_params(0);
+    int busy = 0, i;
+    for (i = 0; i < 200 && !busy; i++) {
+        aquila_request *request = submit(engine, "hello", &params);
+        aquila_event event = empty_event();
+        aquila_error error;
+        aquila_status status;
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, wait_to_the_end, request) == 0);
+        while ((status = aquila_next(request, &event, 0, &error)) != AQUILA_DONE && !busy) {
+            busy = status == AQUILA_ERR_BUSY && strstr(error.message, "another thread") != NULL;
+            CHECK(busy || status == AQUILA_OK || status == AQUILA_TIMEOUT);
+        }
+        pthread_join(thread, NULL);
+        aquila_request_free(request);
+    }
+    CHECK(busy);
+}
+
 static void misuse(aquila_engine *engine) {
     aquila_job job = job_of("hello", NULL);
     aquila_request *request = (aquila_request *)&job;
@@ -265,6 +293,7 @@ int main(int argc, char **argv) {
     most_likely(engine);
     ended_early(engine);
     waits(engine);
+    two_readers(engine);
     misuse(engine);
     engine_freed(engine);
     return failures != 0;
