@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod info;
 mod run;
+mod serve_bench;
 mod usage;
 
 use std::path::Path;
