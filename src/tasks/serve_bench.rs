@@ -237,12 +237,25 @@ impl ServeBench<'_> {
         for _ in 0..10 * self.args.repeat {
             let prompt = self.prompt(8);
             let request = self.submit(prompt, self.args.prefix)?;
-            let mut last = None;
-            for _ in 0..4 {
-                while !matches!(request.next(None)?, Next::Event(Event::Text { .. }) | Next::Done) {}
-                if let Some(last) = last.replace(Instant::now()) {
-                    steps.push(last.elapsed().as_secs_f64() * 1e3);
+            let (mut last, mut texts) = (None, 0);
+            // A text that ends by itself before cannot be cancelled.
+            let ended = loop {
+                match request.next(None)? {
+                    Next::Event(Event::Text { .. }) => {
+                        if let Some(last) = last.replace(Instant::now()) {
+                            steps.push(last.elapsed().as_secs_f64() * 1e3);
+                        }
+                        texts += 1;
+                        if texts == 4 {
+                            break false;
+                        }
+                    }
+                    Next::Event(Event::Prefill { .. }) | Next::Timeout => {}
+                    Next::Event(Event::Finish { .. }) | Next::Done => break true,
                 }
+            };
+            if ended {
+                continue;
             }
             let start = Instant::now();
             request.cancel();

@@ -9,7 +9,7 @@ fn each_test_is_a_json_line_with_the_keys_that_are_promised() {
     let model = model(|m| m.tokenizer = TinyTokenizer::None);
     let path = text(model.path());
     let small = ["--clients", "3", "--gen", "4", "--prefix", "64", "--repeat", "1"];
-    let output = run(&[&["serve-bench", path, "--json"], &small[..]].concat());
+    let output = run(&[&["serve-bench", path, "--json", "-q"], &small[..]].concat());
     expect_code(&output, 0);
     assert_eq!(stderr(&output), "");
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
