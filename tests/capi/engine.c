@@ -32,8 +32,12 @@ static pid_t fork_with_idle_threads(void) {
     return fork();
 }
 
-static void in_the_child(aquila_engine *engine, const char *model) {
+static void in_the_child(aquila_engine *engine, aquila_queue *queue, aquila_request *request, const char *model) {
     aquila_gen_params params = short_params(2);
+    aquila_request *ready[1], *another;
+    aquila_event event;
+    aquila_job job;
+    size_t n;
     aquila_engine_info info;
     aquila_result *result;
     aquila_error error;
@@ -43,6 +47,17 @@ static void in_the_child(aquila_engine *engine, const char *model) {
     CHECK(aquila_get_info(engine, &info) == AQUILA_ERR_FORKED);
     EXPECT(aquila_generate(engine, "hello", &params, &result, &error), AQUILA_ERR_FORKED);
     EXPECT(aquila_tokenize(engine, "x", 1, 0, NULL, 0, NULL, &error), AQUILA_ERR_FORKED);
+    memset(&job, 0, sizeof job);
+    job.struct_size = sizeof job;
+    event.struct_size = sizeof event;
+    EXPECT(aquila_submit(engine, &job, &another, &error), AQUILA_ERR_FORKED);
+    EXPECT(aquila_next(request, &event, AQUILA_FOREVER, &error), AQUILA_ERR_FORKED);
+    EXPECT(aquila_wait(request, AQUILA_FOREVER, &result, &error), AQUILA_ERR_FORKED);
+    EXPECT(aquila_queue_wait(queue, ready, 1, &n, AQUILA_FOREVER, &error), AQUILA_ERR_FORKED);
+    aquila_cancel(request);
+    aquila_queue_wake(queue);
+    aquila_request_free(request);
+    aquila_queue_free(queue);
     aquila_free(engine); /* does nothing: its threads are the parent's */
     own = load(model);
     EXPECT(aquila_generate(own, "hello", &params, &result, &error), AQUILA_OK);
@@ -99,6 +114,9 @@ int main(int argc, char **argv) {
     size_t size;
     int status = -1;
     pid_t child;
+    aquila_request *request;
+    aquila_queue *queue;
+    aquila_job job;
 
     if (argc != 2) return 2;
     engine = load(argv[1]);
@@ -117,13 +135,25 @@ int main(int argc, char **argv) {
     EXPECT(aquila_engine_json(engine, json, sizeof json, &size, &error), AQUILA_OK);
     CHECK(strlen(json) == size && strstr(json, "\"device\":\"cpu\"") != NULL);
 
+    EXPECT(aquila_queue_create(&queue, &error), AQUILA_OK);
+    memset(&job, 0, sizeof job);
+    job.struct_size = sizeof job;
+    job.input = "hello";
+    job.input_size = AQUILA_NTS;
+    job.queue = queue;
+    EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
     child = fork_with_idle_threads();
     if (child == 0) {
-        in_the_child(engine, argv[1]);
+        in_the_child(engine, queue, request, argv[1]);
         fflush(NULL);
         _exit(failures != 0);
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    /* What the child freed is the parent's still. */
+    EXPECT(aquila_wait(request, AQUILA_FOREVER, &result, &error), AQUILA_OK);
+    aquila_result_free(result);
+    aquila_request_free(request);
+    aquila_queue_free(queue);
     random_in_each_child(argv[1]);
     EXPECT(aquila_generate(engine, "hello", NULL, &result, &error), AQUILA_OK);
     aquila_result_free(result);
