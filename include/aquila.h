@@ -1110,6 +1110,43 @@ AQUILA_API aquila_status aquila_apply_template(struct aquila_engine *engine,
                                                size_t *size,
                                                struct aquila_error *error);
 
+/**
+ * Says how likely each of some continuations of a prompt is: the sum of the log-probabilities of the tokens that prompt and
+ * continuation together have beyond the prompt's own. The prompt is computed once for all of them.
+ *
+ * Parameters: `prompt`, NUL-terminated UTF-8, not empty; `choices`, `count` such strings, none empty; `logprobs`, room for
+ * `count` numbers, filled.
+ * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL, AQUILA_ERR_OVERLOADED, AQUILA_ERR_ARGUMENT, AQUILA_ERR_UNSUPPORTED (a model
+ * without tokenizer, a choice that is longer than what the device scores), AQUILA_ERR_NO_MEMORY, AQUILA_ERR_CLOSED,
+ * AQUILA_ERR_FORKED, AQUILA_ERR_STATE as aquila_generate. Nothing is filled on failure.
+ * Threads: any, at any time, many at once on one engine. It blocks until all are done.
+ */
+AQUILA_API aquila_status aquila_score(struct aquila_engine *engine,
+                                      const char *prompt,
+                                      const char *const *choices,
+                                      size_t count,
+                                      double *logprobs,
+                                      struct aquila_error *error);
+
+/**
+ * Embeds texts: the mean of a text's hidden states after the final norm, of length 1. The closer two texts, the larger the sum
+ * of products of their numbers; 1 for the same.
+ *
+ * Parameters: `texts`, `count` NUL-terminated UTF-8 strings, none empty; `vectors`, room for `capacity` numbers, where those
+ * of one text follow those of the one before; `width`, NULL or where the numbers of one vector are written (`hidden` of
+ * aquila_engine_info), also with AQUILA_ERR_TOO_SMALL.
+ * Returns: as aquila_score; AQUILA_ERR_TOO_SMALL if `capacity` is less than `count` times `width`, nothing but that is
+ * written and nothing computed then. With `vectors` NULL and `capacity` 0 it only says the width and returns AQUILA_OK.
+ * Threads: any, at any time, many at once on one engine. It blocks until all are done.
+ */
+AQUILA_API aquila_status aquila_embed(struct aquila_engine *engine,
+                                      const char *const *texts,
+                                      size_t count,
+                                      float *vectors,
+                                      size_t capacity,
+                                      size_t *width,
+                                      struct aquila_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -488,6 +488,33 @@ public:
         return start(job, params, out, queue, user);
     }
 
+    /// The log-probability of each of `choices` after `prompt`.
+    [[nodiscard]] Failure try_score(const std::string &prompt, const std::vector<std::string> &choices,
+                                    std::vector<double> &out) const {
+        std::vector<const char *> strings;
+        for (const std::string &choice : choices) strings.push_back(choice.c_str());
+        std::vector<double> found(choices.size());
+        Failure failure;
+        aquila_score(handle_, prompt.c_str(), detail::first(strings), strings.size(), found.data(), failure.raw());
+        if (failure.ok()) out = std::move(found);
+        return failure;
+    }
+
+    /// One vector of `hidden` numbers for each text, one behind the other.
+    [[nodiscard]] Failure try_embed(const std::vector<std::string> &texts, std::vector<float> &out) const {
+        std::vector<const char *> strings;
+        for (const std::string &text : texts) strings.push_back(text.c_str());
+        Failure failure;
+        std::size_t width = 0;
+        aquila_embed(handle_, nullptr, 0, nullptr, 0, &width, failure.raw());
+        if (!failure.ok()) return failure;
+        std::vector<float> found(texts.size() * width);
+        if (!found.empty())
+            aquila_embed(handle_, strings.data(), strings.size(), found.data(), found.size(), nullptr, failure.raw());
+        if (failure.ok()) out = std::move(found);
+        return failure;
+    }
+
     /// What the engine does now, and what it has done.
     [[nodiscard]] Failure try_stats(aquila_engine_stats &out) const {
         out.struct_size = sizeof out;

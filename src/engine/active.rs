@@ -2,11 +2,12 @@
 
 use crate::backend::Row;
 use crate::base::error::{Error, Result};
+use crate::engine::measured::Measured;
 use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
 use crate::engine::request::{Made, Served};
-use crate::engine::scheduler::Sequence;
-use crate::engine::shared::{Arrival, Shared};
+use crate::engine::scheduler::{Results, Sequence};
+use crate::engine::shared::{Arrival, Shared, Task};
 use crate::engine::speculation::Speculation;
 use crate::sampling::{Likely, Sampler, SamplingParams, most_likely};
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,6 +49,8 @@ pub(crate) struct Active {
     /// Where the request asks for it and the device can verify.
     speculation: Option<Speculation>,
     marks: Marks,
+    /// Where the prompt itself is what is asked about.
+    pub(crate) measured: Option<Measured>,
     /// Tokens of the prompt that were not computed for this request.
     cached: usize,
 }
@@ -64,15 +67,22 @@ impl Active {
         device_select: bool,
         cheap_rows: usize,
     ) -> (Self, Sequence) {
-        let Arrival { state, prompt, params, echo } = arrival;
+        let Arrival { state, prompt, params, echo, task } = arrival;
         let prompt_len = prompt.len();
+        let (known, results) = match task {
+            Task::Generate => (prompt_len, Results::Last),
+            // What follows the last token is not asked for.
+            Task::Score(from) => (prompt_len - 1, Results::LogitsFrom(from - 1)),
+            Task::Embed => (prompt_len, Results::Hidden),
+        };
         let room = (shared.info.context as usize).saturating_sub(prompt_len);
         let asked = if params.max_tokens == 0 { usize::MAX } else { params.max_tokens as usize };
         let new_max = asked.min(room);
         let eos_ids = if params.ignore_eos { Vec::new() } else { shared.info.stop_ids.clone() };
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
         let told = params.min_tokens > 0 || params.logprobs > 0;
-        let device_select = device_select && !told && is_plain_greedy(&params.sampling);
+        let device_select =
+            device_select && !told && task == Task::Generate && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
         let mut tokens = prompt;
         tokens.reserve(new_max.min(ROOM_TOKENS));
@@ -82,8 +92,9 @@ impl Active {
         }
         let sequence = Sequence {
             id: state.id,
-            known: prompt_len,
+            known,
             positions_max: prompt_len + new_max - 1,
+            results,
             device_select,
             priority: params.priority,
             shares: !params.no_cache,
@@ -108,6 +119,7 @@ impl Active {
             device_select,
             speculation: (proposals_max > 0).then(|| Speculation::new(proposals_max)),
             marks: Marks::default(),
+            measured: (task != Task::Generate).then(Measured::default),
             cached: 0,
         };
         (active, sequence)
@@ -177,6 +189,44 @@ impl Active {
             speculation.end();
         }
         (taken, ended)
+    }
+
+    /// Takes in the results of rows from position `first` on of a prompt that is asked about itself.
+    pub(crate) fn measure<'a>(
+        &mut self,
+        first: usize,
+        rows: impl Iterator<Item = Row<'a>>,
+        shared: &Shared,
+    ) -> Result<()> {
+        let Some(measured) = &mut self.measured else { return Ok(()) };
+        for (position, row) in (first..).zip(rows) {
+            // A text that was put back comes by again.
+            if !measured.is_new(position) {
+                continue;
+            }
+            match row {
+                Row::Logits(logits) => {
+                    let (id, logprob) = Measured::score(&self.tokens, position, logits)?;
+                    let made = Made { id, logprob: Some(logprob), top: &[] };
+                    self.state.made(
+                        Some(made),
+                        "",
+                        Timings { prompt_tokens: self.prompt_len as u32, ..Timings::default() },
+                    );
+                }
+                Row::Hidden(state) => measured.add(state),
+                Row::Selected(_) => {}
+            }
+        }
+        self.marks.last_token = shared.clock.now_ns();
+        Ok(())
+    }
+
+    /// Delivers what [`Active::measure`] put together.
+    pub(crate) fn measured_to_the_end(&mut self) {
+        if let Some(embedding) = self.measured.as_mut().and_then(Measured::embedding) {
+            self.state.embedded(embedding);
+        }
     }
 
     /// Chooses the next token from its logits and takes it in. `Some`: the text has ended.

@@ -10,7 +10,7 @@
 //! | `scheduler`, `kv_blocks`, `prefix` | who runs in the next step, in which KV blocks; pure |
 //! | `pace` | how much of a prompt a step takes along beside answers; pure |
 //! | `speculation` | tokens that may come next, looked up in the text so far; pure |
-//! | `active`, `output` | a request on the engine's thread: tokens, sampler, text |
+//! | `active`, `output`, `measured` | a request on the engine's thread: tokens, sampler, text; scores, embeddings |
 //! | `run` | the engine's thread |
 //! | `shared` | what the threads share |
 //! | `metrics` | what an engine counts, as numbers and as text |
@@ -20,6 +20,7 @@ mod active;
 pub mod event_queue;
 pub mod kv_blocks;
 pub mod measure;
+mod measured;
 pub mod metrics;
 mod output;
 mod pace;
@@ -41,7 +42,7 @@ use event_queue::EventQueue;
 use metrics::{Counters, EngineStats};
 use params::{GenParams, Generation, Input};
 use parking_lot::{Condvar, Mutex};
-use shared::{Arrival, Inbox, Life, Shared};
+use shared::{Arrival, Inbox, Life, Shared, Task};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -191,9 +192,71 @@ impl Engine {
         let (tokens, deadline) = (prompt.tokens.len(), params.deadline);
         let state = Arc::new(RequestState::new(id, start, tokenize_ms, tokens, deadline, queue));
         let request = Request { state: state.clone(), shared: shared.clone() };
+        let state = request::Served(state);
         let arrival =
-            Arrival { state: request::Served(state), prompt: prompt.tokens, params, echo: prompt.echo };
+            Arrival { state, prompt: prompt.tokens, params, echo: prompt.echo, task: Task::Generate };
         Ok((request, Admission { arrival, shared: shared.clone() }))
+    }
+
+    /// How likely each of `choices` is after `prompt`: the sum of the log-probabilities of its tokens, which are those
+    /// that prompt and choice together have beyond the prompt's own. Blocks until all are done. `Argument` for an empty
+    /// prompt or choice, `ContextFull`, and as [`Engine::submit`].
+    pub fn score(&self, prompt: &str, choices: &[&str]) -> Result<Vec<f64>> {
+        let params = GenParams::default();
+        let encode =
+            |text: String| prompt::prepare(&self.shared, Input::Text(text), &params).map(|p| p.tokens);
+        let start = encode(prompt.to_owned())?;
+        let mut texts = Vec::new();
+        for (at, choice) in choices.iter().enumerate() {
+            let place = |e: crate::Error| e.at(format!("choices[{at}]"));
+            let text = encode([prompt, choice].concat()).map_err(place)?;
+            // A token may reach over the border; then it belongs to the choice.
+            let same = start.iter().zip(&text).take_while(|(a, b)| a == b).count();
+            crate::ensure!(same < text.len(), Argument, "choices[{at}]: it adds no token to the prompt");
+            crate::ensure!(same > 0, Argument, "prompt: none of its tokens is left with choices[{at}]");
+            texts.push((text, same));
+        }
+        let sum = |request: Request| Ok(request.wait()?.logprobs.iter().map(|&l| f64::from(l)).sum());
+        // The first leaves the prompt's KV blocks to the others.
+        let mut texts = texts.into_iter();
+        let Some((text, from)) = texts.next() else { return Ok(Vec::new()) };
+        let mut scores = vec![sum(self.submit_task(text, Task::Score(from))?)?];
+        let others: Vec<_> =
+            texts.map(|(text, from)| self.submit_task(text, Task::Score(from))).collect::<Result<_>>()?;
+        for request in others {
+            scores.push(sum(request)?);
+        }
+        Ok(scores)
+    }
+
+    /// Where each of `texts` lies among others: the mean of the hidden states after the final norm, of length 1,
+    /// `[hidden]`. Blocks until all are done. Errors as [`Engine::submit`].
+    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let params = GenParams::default();
+        let mut requests = Vec::new();
+        for (at, text) in texts.iter().enumerate() {
+            let prompt = prompt::prepare(&self.shared, Input::Text(text.to_string()), &params);
+            let tokens = prompt.map_err(|e| e.at(format!("texts[{at}]")))?.tokens;
+            requests.push(self.submit_task(tokens, Task::Embed)?);
+        }
+        requests
+            .into_iter()
+            .map(|request| {
+                request.wait()?;
+                Ok(request.take_embedding())
+            })
+            .collect()
+    }
+
+    fn submit_task(&self, tokens: Vec<u32>, task: Task) -> Result<Request> {
+        let shared = &self.shared;
+        shared.process.check()?;
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(RequestState::new(id, shared.clock.now_ns(), 0.0, tokens.len(), None, None));
+        let request = Request { state: state.clone(), shared: shared.clone() };
+        let state = request::Served(state);
+        shared.admit(Arrival { state, prompt: tokens, params: GenParams::default(), echo: None, task })?;
+        Ok(request)
     }
 
     /// Submits and waits to the end.

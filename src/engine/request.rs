@@ -29,6 +29,7 @@ struct Output {
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
     top: Vec<Likely>,
+    embedding: Vec<f32>,
     prefill: Option<(u32, u32)>,
     finish: Option<(Finish, Option<Error>)>,
     finish_was_read: bool,
@@ -137,6 +138,11 @@ impl RequestState {
         output.timings = timings;
         drop(output);
         self.announce();
+    }
+
+    /// The text was embedded.
+    pub(crate) fn embedded(&self, embedding: Vec<f32>) {
+        self.output.lock().embedding = embedding;
     }
 
     /// The request has ended. Only the first call counts.
@@ -268,6 +274,11 @@ impl Request {
                 }
             }
         }
+    }
+
+    /// Takes the embedding of a text that was embedded to the end.
+    pub(crate) fn take_embedding(&self) -> Vec<f32> {
+        std::mem::take(&mut self.state.output.lock().embedding)
     }
 
     /// Asks the request to end at the next step border; its last event then says `Cancelled`. Never

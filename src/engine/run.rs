@@ -12,7 +12,7 @@ use crate::engine::active::Active;
 use crate::engine::kv_blocks::KvBlocks;
 use crate::engine::pace::Pace;
 use crate::engine::params::Finish;
-use crate::engine::scheduler::{PlannedRows, Queues, StepLimits};
+use crate::engine::scheduler::{PlannedRows, Queues, Results, StepLimits};
 use crate::engine::shared::{Arrival, Life, Shared};
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -155,6 +155,15 @@ impl Runner {
             let (active, mut sequence) =
                 Active::new(arrival, &shared, self.device_select, self.limits.cheap_rows);
             sequence.shares &= self.limits.chunked;
+            if let Results::LogitsFrom(first) = sequence.results
+                && !self.limits.chunked
+                && sequence.known - first > self.limits.logit_rows
+            {
+                let most = self.limits.logit_rows;
+                let error = crate::error!(Unsupported, "the device scores at most {most} tokens of a text");
+                active.finish(Finish::Error, Some(error), &shared);
+                continue;
+            }
             self.active.insert(sequence.id, active);
             self.queues.push(sequence);
         }
@@ -287,7 +296,11 @@ impl Runner {
             });
             b.block_tables.extend_from_slice(&sequence.blocks[..blocks]);
             let select = self.active.get(&rows.id).is_some_and(Active::device_select);
-            let want = if select { Want::Select } else { Want::Logits };
+            let want = match (rows.hidden, select) {
+                (true, _) => Want::Hidden,
+                (false, true) => Want::Select,
+                (false, false) => Want::Logits,
+            };
             for row in rows.rows - rows.wanted_rows()..rows.rows {
                 b.wanted.push(WantedRow { row: first_row + row, want });
             }
@@ -322,6 +335,20 @@ impl Runner {
                 continue;
             }
             let results = results.map(|index| collected.row(index));
+            if request.measured.is_some() {
+                let computed = rows.first + rows.rows;
+                sequence.publish(kv, &request.tokens[..computed]);
+                let ended = request.measure(computed - rows.wanted, results, shared).err();
+                if ended.is_some() || computed == sequence.known {
+                    sequence.finished = true;
+                    if let Some(mut request) = active.remove(&rows.id) {
+                        request.measured_to_the_end();
+                        let reason = if ended.is_some() { Finish::Error } else { Finish::Length };
+                        request.finish(reason, ended, shared);
+                    }
+                }
+                continue;
+            }
             let (taken, ended) = request.take_rows(results, rows.proposed, shared);
             sequence.known += taken;
             // The rows of the known tokens, and those of the proposals that were right.
@@ -372,7 +399,8 @@ impl Runner {
 /// step in flight.
 fn carried_from(in_flight: &VecDeque<InFlight>, id: u64) -> Option<(Ticket, usize)> {
     let step = in_flight.back()?;
-    let place = step.plan.iter().filter(|rows| rows.wanted).position(|rows| rows.id == id)?;
+    let at = step.plan.iter().position(|rows| rows.id == id && rows.wanted > 0)?;
+    let place = step.plan[..at].iter().map(PlannedRows::wanted_rows).sum();
     Some((step.ticket, place))
 }
 

@@ -53,14 +53,39 @@ pub struct Sequence {
     /// Whether it takes over blocks of texts that begin alike, and leaves its own for others: only where prompts
     /// may be computed in chunks.
     pub shares: bool,
+    /// Which of its rows' results are wanted.
+    pub results: Results,
     /// Its first blocks that others may find, and the name of the last one.
     pub published: (usize, Chain),
+}
+
+/// Which rows of a sequence's known tokens give results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Results {
+    /// The last one: the next token is made of it.
+    #[default]
+    Last,
+    /// Those from this position on, as logits: a text is scored.
+    LogitsFrom(usize),
+    /// All, as hidden states: a text is embedded.
+    Hidden,
+}
+
+impl Results {
+    /// The first position whose result is wanted, where `known` are known.
+    fn first(self, known: usize) -> usize {
+        match self {
+            Results::Last => known - 1,
+            Results::LogitsFrom(first) => first.min(known - 1),
+            Results::Hidden => 0,
+        }
+    }
 }
 
 impl Sequence {
     /// Whether its next row is the one after all known tokens' rows but the last: a decode row.
     fn decodes(&self) -> bool {
-        !self.new && self.submitted > 0 && self.submitted + 1 >= self.known
+        !self.new && self.results == Results::Last && self.submitted > 0 && self.submitted + 1 >= self.known
     }
 
     /// Rows whose tokens are known and that were not submitted.
@@ -88,8 +113,10 @@ pub struct PlannedRows {
     pub rows: usize,
     /// Whether these are rows of a prompt, or of a text that is computed again: not the next of an answer.
     pub prompt: bool,
-    /// Whether the result of the last known position is wanted: its row is among these.
-    pub wanted: bool,
+    /// How many rows' results are wanted: so many of the last ones, proposed ones not counted.
+    pub wanted: usize,
+    /// Whether what is wanted are hidden states.
+    pub hidden: bool,
     /// Whether its one row takes the token that the step in flight selects.
     pub carry: bool,
     /// Rows at the end that hold proposed tokens; the results of these and of the one before are wanted.
@@ -99,7 +126,7 @@ pub struct PlannedRows {
 impl PlannedRows {
     /// Rows whose results are wanted: the last ones.
     pub fn wanted_rows(&self) -> usize {
-        if self.wanted { 1 + self.proposed } else { 0 }
+        self.wanted + self.proposed
     }
 }
 
@@ -112,6 +139,8 @@ pub struct StepLimits {
     pub prompt_tokens_beside_decode: usize,
     /// Most sequences.
     pub sequences: usize,
+    /// Most rows whose logits are wanted.
+    pub logit_rows: usize,
     /// Prompts may be cut into chunks.
     pub chunked: bool,
     /// Prompt rows and decode rows may share a step.
@@ -127,6 +156,7 @@ impl StepLimits {
             tokens: capabilities.step_tokens,
             prompt_tokens_beside_decode: (capabilities.step_tokens / 4).max(1),
             sequences: capabilities.step_sequences,
+            logit_rows: capabilities.logit_rows,
             chunked: capabilities.prefill_over_cache,
             // A whole prompt may fill a step: beside decode rows a long one would never find room.
             mixed: capabilities.mixed_steps && capabilities.prefill_over_cache,
@@ -247,7 +277,8 @@ impl Queues {
                 first: sequence.submitted,
                 rows: 1,
                 prompt: false,
-                wanted: true,
+                wanted: 1,
+                hidden: false,
                 carry,
                 proposed: 0,
             });
@@ -351,8 +382,8 @@ impl Queues {
         }
         let (mut blocks, mut chain) = (Vec::new(), Chain::START);
         if next.shares {
-            // The last known token's row is computed in any case: its result is wanted.
-            chain = kv.adopt(&mut blocks, tokens(id), known - 1);
+            // Rows whose results are wanted are computed in any case.
+            chain = kv.adopt(&mut blocks, tokens(id), next.results.first(known));
         }
         // All its known tokens must fit into free blocks: admitting puts nobody of its priority back, and a sequence
         // that was put back does not come in again only to be put back at once.
@@ -383,7 +414,7 @@ impl Queues {
         }
         let mut found = Vec::new();
         if next.shares {
-            kv.adopt(&mut found, tokens(id), known - 1);
+            kv.adopt(&mut found, tokens(id), next.results.first(known));
         }
         let missing = kv.needed(known) - found.len();
         let fits = |running: usize, free: usize| running < limits.sequences && free >= missing;
@@ -419,11 +450,18 @@ impl Queues {
         // Putting a younger sequence back shortens the list under the caller's loop.
         let Some(sequence) = self.running.get(index) else { return };
         let pending = sequence.pending();
-        let is_prompt = pending > 1 || (pending == 1 && sequence.new);
+        let is_prompt = pending > 1 || (pending == 1 && (sequence.new || sequence.results != Results::Last));
         if sequence.finished || sequence.held || !is_prompt || plan.len() >= limits.sequences {
             return;
         }
-        let rows = pending.min(*budget);
+        let first_wanted = sequence.results.first(sequence.known).max(sequence.submitted);
+        let mut rows = pending.min(*budget);
+        if sequence.results != Results::Hidden {
+            // Of so many rows the logits fit into this step.
+            let taken: usize = plan.iter().map(|p| if p.hidden { 0 } else { p.wanted_rows() }).sum();
+            let logits = limits.logit_rows.saturating_sub(taken);
+            rows = rows.min((first_wanted - sequence.submitted) + logits);
+        }
         if rows == 0 || (!limits.chunked && rows < pending) {
             return;
         }
@@ -435,13 +473,14 @@ impl Queues {
         sequence.submitted += rows;
         sequence.in_flight += 1;
         sequence.new = false;
-        let wanted = sequence.submitted == sequence.known;
+        let wanted = sequence.submitted.saturating_sub(first_wanted);
         plan.push(PlannedRows {
             id: sequence.id,
             first,
             rows,
             prompt: true,
             wanted,
+            hidden: sequence.results == Results::Hidden,
             carry: false,
             proposed: 0,
         });

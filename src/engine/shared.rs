@@ -19,6 +19,18 @@ pub(crate) struct Arrival {
     pub(crate) params: GenParams,
     /// The prompt's text, to be put in front with `echo`.
     pub(crate) echo: Option<String>,
+    pub(crate) task: Task,
+}
+
+/// What is done with a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A text is made that follows it.
+    Generate,
+    /// Its tokens from this one on are told how likely they are.
+    Score(usize),
+    /// Its hidden states are put together.
+    Embed,
 }
 
 /// Whether the engine takes requests.

@@ -54,6 +54,12 @@ pub fn most_likely(logits: &[f32], count: usize, found: &mut Vec<Likely>) {
     }
 }
 
+/// The log-probability of `token` under raw logits; `None` where one is NaN or none is above −∞.
+pub fn logprob_of(logits: &[f32], token: u32) -> Option<f32> {
+    let largest = softmax::largest(logits).ok().flatten()?;
+    Some(logprob(logits, largest, token))
+}
+
 /// The state of one request's choice of tokens. All memory is taken when it is made, and only what its
 /// parameters need: greedy choice without penalties needs none.
 pub struct Sampler {

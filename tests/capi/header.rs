@@ -4,8 +4,10 @@ use crate::stage::{Compiler, manifest_dir, run, scratch};
 use std::fs;
 
 /// The nouns in the order of the header.
-const NOUNS: [&str; 11] =
-    ["library", "status", "log", "engine", "load", "event", "generate", "request", "queue", "result", "text"];
+const NOUNS: [&str; 12] = [
+    "library", "status", "log", "engine", "load", "event", "generate", "request", "queue", "result", "text",
+    "score",
+];
 
 /// What cbindgen makes of the nouns, tidied.
 fn generated() -> String {

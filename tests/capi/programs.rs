@@ -13,8 +13,9 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// One C test a noun, each with a model as its argument.
-const NOUNS: [&str; 11] = [
-    "library", "engine", "load", "generate", "request", "queue", "result", "text", "threads", "memory", "soak",
+const NOUNS: [&str; 12] = [
+    "library", "engine", "load", "generate", "request", "queue", "result", "text", "score", "threads",
+    "memory", "soak",
 ];
 
 /// A model that all tests read: two layers, 128 tokens of context.

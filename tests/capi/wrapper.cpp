@@ -67,6 +67,10 @@ static void without_exceptions(const char *model) {
     queue.wake();
     CHECK(queue.try_wait(users, 0).ok() && users.empty());
     CHECK(aquila::Request().try_wait(status, waited, 0).status() == AQUILA_ERR_ARGUMENT);
+    std::vector<double> scores;
+    std::vector<float> vectors;
+    CHECK(engine.try_score("hello", {" world", "!"}, scores).ok() && scores.size() == 2 && scores[0] < 0);
+    CHECK(engine.try_embed({"hello", "world"}, vectors).ok() && vectors.size() == 2 * 64);
     aquila_engine_stats stats = {};
     std::string metrics;
     CHECK(engine.try_stats(stats).ok() && stats.requests >= 5);

@@ -7,6 +7,7 @@ const LIMITS: StepLimits = StepLimits {
     tokens: 64,
     prompt_tokens_beside_decode: 16,
     sequences: 4,
+    logit_rows: 8,
     chunked: true,
     mixed: true,
     cheap_rows: 8,
@@ -26,7 +27,7 @@ fn collect_right(queues: &mut Queues, plan: &[PlannedRows], right: usize) {
     for rows in plan {
         let sequence = queues.running_mut(rows.id).unwrap();
         sequence.in_flight -= 1;
-        if rows.wanted && !sequence.finished {
+        if rows.wanted > 0 && !sequence.finished {
             sequence.submitted -= rows.proposed - rows.proposed.min(right);
             sequence.known = sequence.submitted;
             if sequence.submitted == sequence.positions_max {
@@ -49,13 +50,22 @@ fn a_long_prompt_is_chunked_and_leaves_room_for_decode() {
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     assert_eq!(
         plan,
-        [PlannedRows { id: 1, first: 0, rows: 10, prompt: true, wanted: true, carry: false, proposed: 0 }]
+        [PlannedRows {
+            id: 1,
+            first: 0,
+            rows: 10,
+            prompt: true,
+            wanted: 1,
+            hidden: false,
+            carry: false,
+            proposed: 0
+        }]
     );
     collect(&mut queues, &plan);
     queues.push(sequence(2, 100, 8));
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     let rows: Vec<_> = plan.iter().map(|p| (p.id, p.first, p.rows, p.wanted)).collect();
-    assert_eq!(rows, [(1, 10, 1, true), (2, 0, 16, false)]);
+    assert_eq!(rows, [(1, 10, 1, 1), (2, 0, 16, 0)]);
 }
 
 #[test]
@@ -146,7 +156,16 @@ fn a_device_that_selects_runs_one_step_ahead() {
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     assert_eq!(
         plan,
-        [PlannedRows { id: 1, first: 4, rows: 1, prompt: false, wanted: true, carry: true, proposed: 0 }]
+        [PlannedRows {
+            id: 1,
+            first: 4,
+            rows: 1,
+            prompt: false,
+            wanted: 1,
+            hidden: false,
+            carry: true,
+            proposed: 0
+        }]
     );
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &[]);
@@ -221,6 +240,31 @@ fn a_prompt_that_begins_alike_is_computed_from_where_it_differs() {
     queues.push(sequence(5, 60, 1));
     queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &text);
     assert_eq!(plan[0].first, 0, "it does not share");
+}
+
+#[test]
+fn a_scored_text_gives_as_many_logits_a_step_as_fit_and_skips_no_wanted_row() {
+    let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(64, 16), Vec::new());
+    let text: Vec<u32> = (0..60).collect();
+    queues.push(Sequence { shares: true, ..sequence(1, 60, 1) });
+    queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &text);
+    collect(&mut queues, &plan);
+    queues.running[0].publish(&mut kv, &text);
+    queues.retire(&mut kv);
+    let scored = |from| Sequence { shares: true, results: Results::LogitsFrom(from), ..sequence(2, 60, 1) };
+    queues.push(scored(40));
+    queues.push(Sequence { id: 3, results: Results::Hidden, ..scored(0) });
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        queues.schedule(&mut kv, &LIMITS, &mut plan, |_| &text);
+        seen.push(plan.iter().map(|p| (p.id, p.first, p.rows, p.wanted)).collect::<Vec<_>>());
+        queues.running.iter_mut().for_each(|s| (s.in_flight, s.finished) = (0, s.submitted == s.known));
+        queues.retire(&mut kv);
+    }
+    assert_eq!(seen[0], [(2, 32, 16, 8), (3, 0, 48, 48)], "from the block that holds position 40 on");
+    assert_eq!(seen[1], [(2, 48, 8, 8), (3, 48, 12, 12)]);
+    assert_eq!(seen[2], [(2, 56, 4, 4)]);
+    assert!(seen[3].is_empty());
 }
 
 #[test]
@@ -318,7 +362,7 @@ proptest! {
         (chunked, mixed) in prop_oneof![Just((true, true)), Just((true, false)), Just((false, false))],
     ) {
         let cheap_rows = if mixed { 8 } else { 0 };
-        let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, chunked, mixed, cheap_rows };
+        let limits = StepLimits { tokens: 128, prompt_tokens_beside_decode: 24, sequences: 5, logit_rows: 8, chunked, mixed, cheap_rows };
         let (mut queues, mut kv, mut plan) = (Queues::default(), KvBlocks::new(blocks, 16), Vec::new());
         let mut arrivals: VecDeque<_> = lengths.iter().enumerate().collect();
         let mut done = 0;
@@ -343,7 +387,7 @@ proptest! {
             if plan.iter().any(|p| p.proposed > 0) {
                 prop_assert!(rows <= cheap_rows && plan.iter().all(|p| p.rows == 1 + p.proposed), "{plan:?}");
             }
-            let decodes = plan.iter().filter(|p| p.rows == 1 && p.first > 0 && p.wanted).count();
+            let decodes = plan.iter().filter(|p| p.rows == 1 && p.first > 0 && p.wanted > 0).count();
             prop_assert!(mixed || decodes == 0 || decodes == plan.len(), "{:?}", plan);
             kv.check_integrity(tables(&queues)).map_err(TestCaseError::fail)?;
             let idle = plan.is_empty() && queues.running.is_empty() && queues.waiting.is_empty();
