@@ -49,8 +49,9 @@ struct Place {
     name: AtomicUsize,
     /// Whether it is listed.
     listed: AtomicBool,
-    /// Whether all that it said was read meanwhile: it is not handed out for that.
-    heard: AtomicBool,
+    /// Whether it said something that was not read: else it is not handed out. Written under the lock under which the
+    /// request writes down what it says and its reader takes it, so it is never wrong for long.
+    unread: AtomicBool,
 }
 
 /// What a request has of its queue.
@@ -62,8 +63,8 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(queue: Arc<EventQueue>) -> Self {
-        let (name, listed, heard) = Default::default();
-        Listener { queue, place: Arc::new(Place { name, listed, heard }) }
+        let (name, listed, unread) = Default::default();
+        Listener { queue, place: Arc::new(Place { name, listed, unread }) }
     }
 
     /// What the queue hands out for this request. Before it has a name it is not listed.
@@ -71,19 +72,17 @@ impl Listener {
         self.place.name.store(name, Ordering::Release);
     }
 
-    /// The request has something to say. Called after it was written down.
+    /// Whether there is something to read. Called under the request's lock.
+    pub(crate) fn set_unread(&self, unread: bool) {
+        self.place.unread.store(unread, Ordering::Release);
+    }
+
+    /// Lists the request, if it is not listed. Called after it let go of its lock.
     pub(crate) fn announce(&self) {
         let place = &self.place;
-        place.heard.store(false, Ordering::Release);
         if place.name.load(Ordering::Acquire) != 0 && !place.listed.swap(true, Ordering::AcqRel) {
             self.queue.list(place.clone());
         }
-    }
-
-    /// Everything was read. Called under the lock under which the request writes down what it says, so that
-    /// nothing that comes later is taken for read.
-    pub(crate) fn heard(&self) {
-        self.place.heard.store(true, Ordering::Release);
     }
 
     /// The request is not handed out any more.
@@ -189,7 +188,7 @@ fn take(ready: &mut Ready, names: &mut [usize]) -> usize {
         // Before its events are read: what it says from now on lists it again.
         place.listed.store(false, Ordering::Release);
         let name = place.name.load(Ordering::Acquire);
-        if name != 0 && !place.heard.load(Ordering::Acquire) {
+        if name != 0 && place.unread.load(Ordering::Acquire) {
             names[count] = name;
             count += 1;
         }
@@ -227,6 +226,7 @@ mod tests {
         assert_eq!(wait(&queue, 4).0, Heard::Timeout, "nobody is listed before it has a name");
         assert!(!readable(&queue));
         for listener in &listeners {
+            listener.set_unread(true);
             listener.announce();
             listener.announce();
         }
@@ -236,9 +236,10 @@ mod tests {
         assert!(readable(&queue));
         listeners[0].announce();
         assert_eq!(wait(&queue, 4), (Heard::Requests(2), vec![9, 7]));
+        listeners[0].set_unread(false);
         listeners[0].announce();
-        listeners[0].heard();
         assert_eq!(wait(&queue, 4).0, Heard::Timeout, "all that it said was read");
+        listeners[0].set_unread(true);
         listeners[0].announce();
         assert_eq!(wait(&queue, 4), (Heard::Requests(1), vec![7]));
         assert!(!readable(&queue));
@@ -255,6 +256,7 @@ mod tests {
         assert!(!readable(&queue));
         let listener = Listener::new(queue.clone());
         listener.set_name(3);
+        listener.set_unread(true);
         queue.wake();
         listener.announce();
         assert_eq!(wait(&queue, 1), (Heard::Requests(1), vec![3]));

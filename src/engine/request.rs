@@ -5,7 +5,7 @@ use crate::engine::event_queue::{EventQueue, Listener};
 use crate::engine::params::{Event, Finish, Generation, Timings};
 use crate::engine::shared::Shared;
 use crate::sampling::Likely;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,8 +111,12 @@ impl RequestState {
         }
     }
 
-    /// Wakes whoever waits for an event.
-    fn announce(&self) {
+    /// Wakes whoever waits for an event, with what was written down.
+    fn announce(&self, output: MutexGuard<'_, Output>) {
+        if let Some(listener) = &self.listener {
+            listener.set_unread(true);
+        }
+        drop(output);
         self.changed.notify_all();
         if let Some(listener) = &self.listener {
             listener.announce();
@@ -122,8 +126,9 @@ impl RequestState {
     /// A part of the prompt is computed.
     pub(crate) fn prefilled(&self, done: usize, total: usize) {
         let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        self.output.lock().prefill = Some((clip(done), clip(total)));
-        self.announce();
+        let mut output = self.output.lock();
+        output.prefill = Some((clip(done), clip(total)));
+        self.announce(output);
     }
 
     /// A token was made; `text` is what became readable with it.
@@ -136,8 +141,7 @@ impl RequestState {
             output.top.extend_from_slice(top);
         }
         output.timings = timings;
-        drop(output);
-        self.announce();
+        self.announce(output);
     }
 
     /// The text was embedded.
@@ -154,8 +158,7 @@ impl RequestState {
                 output.timings = timings;
             }
         }
-        drop(output);
-        self.announce();
+        self.announce(output);
     }
 
     /// Times and counts so far.
@@ -223,11 +226,11 @@ impl Request {
         loop {
             if let Some(next) = RequestState::take_event(&mut output) {
                 if let Some(listener) = &self.state.listener {
-                    if output.has_unread() {
-                        drop(output);
+                    let more = output.has_unread();
+                    listener.set_unread(more);
+                    drop(output);
+                    if more {
                         listener.announce();
-                    } else {
-                        listener.heard();
                     }
                 }
                 return Ok(next);
