@@ -10,17 +10,18 @@
  * poll. The engine runs the requests together.
  *
  * Errors. Functions return an aquila_status: AQUILA_OK, or a negative number that says what to do (a positive
- * one is no error). The
- * aquila_error that most take as their last argument says why; NULL is allowed. An out-pointer is set to
- * NULL on failure. NULL or a misaligned address for a required argument gives AQUILA_ERR_ARGUMENT.
+ * one is no error). The aquila_error that most take as their last argument says why; NULL is allowed. An
+ * out-pointer is set to NULL on failure. NULL or a misaligned address for a required argument gives
+ * AQUILA_ERR_ARGUMENT.
  *
- * Handles. aquila_engine, aquila_request, aquila_queue and aquila_result are never dereferenced: a handle is looked up at each call. A
- * freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread; a second free does
- * nothing. An object lives until the last running call on it returns. Nothing that the library gives is
- * freed with free().
+ * Handles. aquila_engine, aquila_request, aquila_queue and aquila_result are never dereferenced: a handle is
+ * looked up at each call. A freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread;
+ * a second free does nothing. An object lives until the last running call on it returns. Nothing that the
+ * library gives is freed with free().
  *
- * Threads. Every function may be called from any thread at any time, also on the same handle. Callbacks
- * run on the thread that made the call; only the log function runs on any thread.
+ * Threads. Every function may be called from any thread at any time, also on the same handle; of two that
+ * read the events of one request at once, the second is told AQUILA_ERR_BUSY. Callbacks run on the thread
+ * that made the call; only the log function runs on any thread.
  *
  * Strings are UTF-8 and NUL-terminated. Inputs are copied before a call returns.
  *

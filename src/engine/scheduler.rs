@@ -21,6 +21,8 @@ use crate::engine::kv_blocks::KvBlocks;
 use crate::engine::prefix::Chain;
 use std::collections::VecDeque;
 
+mod admission;
+
 /// The part of a request that the scheduler sees. Of proposed tokens only the number: when the step is
 /// collected, `submitted` goes back to the position before the last known token.
 #[derive(Clone, Debug, Default)]
@@ -187,17 +189,6 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Puts a sequence that comes or was put back into the waiting line: behind those of its priority, or in
-    /// front of them.
-    fn wait_in_line(&mut self, sequence: Sequence, in_front: bool) {
-        let priority = sequence.priority;
-        let goes_after = |other: &Sequence| {
-            if in_front { other.priority > priority } else { other.priority >= priority }
-        };
-        let at = self.waiting.partition_point(goes_after);
-        self.waiting.insert(at, sequence);
-    }
-
     /// A new sequence.
     pub fn push(&mut self, sequence: Sequence) {
         self.wait_in_line(sequence, false);
@@ -319,34 +310,6 @@ impl Queues {
         }
     }
 
-    /// Grows the blocks of running sequence `index` to `tokens` positions, putting younger sequences
-    /// back while blocks are short. `false` where it cannot be: the sequence sits this step out.
-    fn make_room(&mut self, kv: &mut KvBlocks, index: usize, tokens: usize) -> bool {
-        loop {
-            if kv.grow(&mut self.running[index].blocks, tokens) {
-                return true;
-            }
-            let victim = (index + 1..self.running.len()).rev().find(|&i| {
-                let s = &self.running[i];
-                s.in_flight == 0 && !s.blocks.is_empty()
-            });
-            let Some(victim) = victim else { return false };
-            self.put_back(kv, victim);
-        }
-    }
-
-    /// Gives a running sequence's blocks back; it waits in front and is computed again.
-    fn put_back(&mut self, kv: &mut KvBlocks, index: usize) {
-        let mut sequence = self.running.remove(index);
-        self.put_back += 1;
-        kv.release(&mut sequence.blocks);
-        (sequence.submitted, sequence.held) = (0, false);
-        sequence.published = Default::default();
-        if !sequence.finished {
-            self.wait_in_line(sequence, true);
-        }
-    }
-
     fn plan_prompts<'a>(
         &mut self,
         kv: &mut KvBlocks,
@@ -365,77 +328,6 @@ impl Queues {
             let Some(index) = self.admit(kv, limits, budget, tokens) else { break };
             self.plan_chunk(kv, index, limits, &mut budget, plan);
         }
-    }
-
-    /// Lets the first waiting sequence run, if there is room for it, and gives its place.
-    fn admit<'a>(
-        &mut self,
-        kv: &mut KvBlocks,
-        limits: &StepLimits,
-        budget: usize,
-        tokens: &impl Fn(u64) -> &'a [u32],
-    ) -> Option<usize> {
-        let next = self.waiting.front()?;
-        let (id, known, priority) = (next.id, next.known, next.priority);
-        if !limits.chunked && known > budget {
-            return None;
-        }
-        let (mut blocks, mut chain) = (Vec::new(), Chain::START);
-        if next.shares {
-            // Rows whose results are wanted are computed in any case.
-            chain = kv.adopt(&mut blocks, tokens(id), next.results.first(known));
-        }
-        // All its known tokens must fit into free blocks: admitting puts nobody of its priority back, and a sequence
-        // that was put back does not come in again only to be put back at once.
-        let missing = kv.needed(known) - blocks.len();
-        if self.running.len() >= limits.sequences || missing > kv.free_blocks() {
-            kv.release(&mut blocks);
-            return None;
-        }
-        let mut sequence = self.waiting.pop_front()?;
-        sequence.submitted = blocks.len() * kv.block_tokens();
-        sequence.published = (blocks.len(), chain);
-        sequence.blocks = blocks;
-        sequence.new = true;
-        let at = self.running.partition_point(|s| s.priority >= priority);
-        self.running.insert(at, sequence);
-        Some(at)
-    }
-
-    /// Puts running sequences back, the youngest of the lowest priority first, for a waiting one of higher priority
-    /// that finds no place otherwise. One with rows in flight sits this step out and is put back when they are
-    /// collected.
-    fn make_way<'a>(&mut self, kv: &mut KvBlocks, limits: &StepLimits, tokens: &impl Fn(u64) -> &'a [u32]) {
-        self.running.iter_mut().for_each(|s| s.held = false);
-        let Some(next) = self.waiting.front() else { return };
-        let (id, known, priority) = (next.id, next.known, next.priority);
-        if self.running.last().is_none_or(|s| s.priority >= priority) {
-            return;
-        }
-        let mut found = Vec::new();
-        if next.shares {
-            kv.adopt(&mut found, tokens(id), next.results.first(known));
-        }
-        let missing = kv.needed(known) - found.len();
-        let fits = |running: usize, free: usize| running < limits.sequences && free >= missing;
-        // What the victims hold together with others is counted twice: then there is less room than thought, and
-        // more are put back in the next step.
-        let (mut running, mut free) = (self.running.len(), kv.free_blocks());
-        let mut back = self.running.len();
-        while !fits(running, free) && back > 0 && self.running[back - 1].priority < priority {
-            back -= 1;
-            (running, free) = (running - 1, free + self.running[back].blocks.len());
-        }
-        if fits(running, free) {
-            for index in (back..self.running.len()).rev() {
-                if self.running[index].in_flight > 0 {
-                    self.running[index].held = true;
-                } else {
-                    self.put_back(kv, index);
-                }
-            }
-        }
-        kv.release(&mut found);
     }
 
     /// Plans a chunk of the prompt of running sequence `index`, if it has one and there is room.
