@@ -400,6 +400,78 @@ private:
     aquila_event event_ = {};
 };
 
+/// A text that grows from request to request. Destroying it changes nothing for a request that runs on it.
+class Session {
+public:
+    Session() = default;
+    explicit Session(aquila_session *owned) : handle_(owned) {}
+    Session(Session &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Session &operator=(Session &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Session() { aquila_session_free(handle_); }
+
+    aquila_session *get() const { return handle_; }
+    /// Its tokens; while a request runs on it, how many it had before.
+    std::size_t length() const { return aquila_session_length(handle_); }
+
+    /// A copy that goes its own way.
+    [[nodiscard]] Failure try_fork(Session &out) const {
+        return made(out, [&](aquila_session **copy, aquila_error *error) {
+            aquila_session_fork(handle_, copy, error);
+        });
+    }
+    /// Cuts it to its first `length` tokens.
+    [[nodiscard]] Failure try_rollback(std::size_t length) const {
+        Failure failure;
+        aquila_session_rollback(handle_, length, failure.raw());
+        return failure;
+    }
+    [[nodiscard]] Failure try_tokens(std::vector<std::int32_t> &out) const {
+        Failure failure;
+        std::vector<std::int32_t> found(length());
+        std::size_t count = 0;
+        aquila_session_tokens(handle_, found.data(), found.size(), &count, failure.raw());
+        if (failure.ok()) out = std::move(found);
+        return failure;
+    }
+    /// Writes it to a file, which Engine::restore reads.
+    [[nodiscard]] Failure try_save(const std::string &path) const {
+        Failure failure;
+        aquila_session_save(handle_, path.c_str(), failure.raw());
+        return failure;
+    }
+
+#ifndef AQUILA_NO_EXCEPTIONS
+    Session fork() const {
+        Session out;
+        detail::check(try_fork(out));
+        return out;
+    }
+    void rollback(std::size_t length) const { detail::check(try_rollback(length)); }
+    std::vector<std::int32_t> tokens() const {
+        std::vector<std::int32_t> out;
+        detail::check(try_tokens(out));
+        return out;
+    }
+    void save(const std::string &path) const { detail::check(try_save(path)); }
+#endif
+
+private:
+    friend class Engine;
+
+    template <class Call> static Failure made(Session &out, const Call &call) {
+        Failure failure;
+        aquila_session *handle = nullptr;
+        call(&handle, failure.raw());
+        if (failure.ok()) out = Session(handle);
+        return failure;
+    }
+
+    aquila_session *handle_ = nullptr;
+};
+
 /// A loaded model.
 class Engine {
 public:
@@ -470,22 +542,37 @@ public:
     }
 
     /// Starts a request with text; AQUILA_GEN_MESSAGES in the parameters makes it a chat. `user` is what a queue
-    /// gives for it.
+    /// gives for it; `session` is what it continues.
     [[nodiscard]] Failure try_submit(std::string_view prompt, const Params &params, Request &out,
-                                     const Queue *queue = nullptr, void *user = nullptr) const {
+                                     const Queue *queue = nullptr, void *user = nullptr,
+                                     const Session *session = nullptr) const {
         aquila_job job = {};
         job.input = data(prompt);
         job.input_size = prompt.size();
-        return start(job, params, out, queue, user);
+        return start(job, params, out, queue, user, session);
     }
     /// The same with token ids.
     [[nodiscard]] Failure try_submit(const std::vector<std::int32_t> &ids, const Params &params, Request &out,
-                                     const Queue *queue = nullptr, void *user = nullptr) const {
+                                     const Queue *queue = nullptr, void *user = nullptr,
+                                     const Session *session = nullptr) const {
         aquila_job job = {};
         job.input_kind = AQUILA_INPUT_TOKENS;
         job.input = detail::first(ids);
         job.input_size = ids.size();
-        return start(job, params, out, queue, user);
+        return start(job, params, out, queue, user, session);
+    }
+
+    /// An empty session.
+    [[nodiscard]] Failure try_session(Session &out) const {
+        return Session::made(out, [&](aquila_session **session, aquila_error *error) {
+            aquila_session_create(handle_, session, error);
+        });
+    }
+    /// One that was saved.
+    [[nodiscard]] Failure try_restore(const std::string &path, Session &out) const {
+        return Session::made(out, [&](aquila_session **session, aquila_error *error) {
+            aquila_session_restore(handle_, path.c_str(), session, error);
+        });
     }
 
     /// The log-probability of each of `choices` after `prompt`.
@@ -588,9 +675,20 @@ public:
     }
 
     Request submit(std::string_view prompt, const Params &params = {}, const Queue *queue = nullptr,
-                   void *user = nullptr) const {
+                   void *user = nullptr, const Session *session = nullptr) const {
         Request out;
-        detail::check(try_submit(prompt, params, out, queue, user));
+        detail::check(try_submit(prompt, params, out, queue, user, session));
+        return out;
+    }
+
+    Session session() const {
+        Session out;
+        detail::check(try_session(out));
+        return out;
+    }
+    Session restore(const std::string &path) const {
+        Session out;
+        detail::check(try_restore(path, out));
         return out;
     }
 
@@ -628,13 +726,15 @@ public:
 #endif
 
 private:
-    Failure start(aquila_job &job, const Params &params, Request &out, const Queue *queue, void *user) const {
+    Failure start(aquila_job &job, const Params &params, Request &out, const Queue *queue, void *user,
+                  const Session *session) const {
         std::vector<const char *> strings;
         const aquila_gen_params raw = params.raw(strings);
         job.struct_size = sizeof job;
         job.params = &raw;
         job.queue = queue == nullptr ? nullptr : queue->get();
         job.user = user;
+        job.session = session == nullptr ? nullptr : session->get();
         Failure failure;
         aquila_request *handle = nullptr;
         aquila_submit(handle_, &job, &handle, failure.raw());

@@ -118,6 +118,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
         stop_ids: text.stop_ids,
         parameters: opened.checkpoint.parameters(),
         weight_bytes: opened.checkpoint.weights.stored_bytes(),
+        fingerprint: opened.checkpoint.fingerprint(),
         plan: opened.memory.clone(),
         executor: Vec::new(),
         chat_template: text.chat.as_ref().map(|chat| chat.name().to_owned()),

@@ -26,6 +26,10 @@ pub mod cpu;
 pub struct Capabilities {
     /// Token positions in one KV block: 16 on the CPU, 128 on ATB.
     pub block_tokens: usize,
+    /// Bytes of one KV block, of all layers together, as [`Executor::read_blocks`] gives them.
+    pub block_bytes: usize,
+    /// What these bytes mean: executors that say the same can read each other's. At most 200 bytes of text.
+    pub block_form: String,
     /// Whether a prompt may be prefilled in chunks, later chunks attending over cached blocks. Where
     /// it is false a step holds whole prompts only, no prefix is shared, and `step_tokens` must reach the
     /// context: a sequence may be computed again from any of its lengths.
@@ -155,6 +159,13 @@ pub trait Executor: Send {
 
     /// Copies whole KV blocks, `(from, to)` each, after all submitted steps.
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<()>;
+
+    /// Copies the content of KV blocks to `out`, `[blocks][block_bytes]`, after all submitted steps.
+    fn read_blocks(&mut self, blocks: &[u32], out: &mut [u8]) -> Result<()>;
+
+    /// The other way: fills KV blocks that no submitted step touches. `bytes` come from an executor with the same
+    /// `block_form`.
+    fn write_blocks(&mut self, blocks: &[u32], bytes: &[u8]) -> Result<()>;
 
     /// Runs a step to its end and hands the residual stream after each layer, `[rows, hidden]`, to
     /// `tap`. For parity tests; slow.

@@ -1,16 +1,18 @@
 //! What everything leans on, and what leans on nothing: errors, limits, checked arithmetic, element
-//! types, aligned buffers, the fork check, the clock
-//! and a descriptor to poll.
+//! types, aligned buffers, the fork check, the clock,
+//! a descriptor to poll, and files that are never seen half written.
 
 pub mod blocks;
 pub mod buffer;
 pub mod checked;
 pub mod clock;
+pub mod disk;
 pub mod dtype;
 pub mod error;
 pub mod event_fd;
 pub mod fork;
 pub mod limits;
 pub mod memory;
+pub mod new_file;
 pub mod region;
 pub mod thread;

@@ -209,8 +209,8 @@ pub struct aquila_engine_stats {
     pub running: u32,
     /// Requests that wait for a place.
     pub waiting: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Sessions that were not freed.
+    pub sessions: u32,
     /// Tokens of the KV cache that requests hold.
     pub kv_tokens_used: u64,
     /// Tokens of the KV cache that are kept for prompts which begin alike; their room is given to requests that need
@@ -235,7 +235,7 @@ pub struct aquila_engine_stats {
 }
 
 sized!(aquila_engine_stats {
-    struct_size, running, waiting, reserved, kv_tokens_used, kv_tokens_cached, host_bytes, requests, refused,
+    struct_size, running, waiting, sessions, kv_tokens_used, kv_tokens_cached, host_bytes, requests, refused,
     prompt_tokens, cached_tokens, output_tokens, steps, preemptions,
 } aquila_engine_stats::from(EngineStats::default()));
 
@@ -245,7 +245,7 @@ impl From<EngineStats> for aquila_engine_stats {
             struct_size: size_of::<aquila_engine_stats>() as u32,
             running: u32::try_from(stats.running).unwrap_or(u32::MAX),
             waiting: u32::try_from(stats.waiting).unwrap_or(u32::MAX),
-            reserved: 0,
+            sessions: u32::try_from(stats.sessions).unwrap_or(u32::MAX),
             kv_tokens_used: stats.kv_tokens_used,
             kv_tokens_cached: stats.kv_tokens_cached,
             host_bytes: stats.host_bytes,

@@ -28,8 +28,13 @@ pub const AQUILA_GEN_KEEP_STOP: u32 = 4;
 pub const AQUILA_GEN_SHOW_SPECIAL: u32 = 8;
 /// Do not add what the tokenizer's own rules add to a prompt.
 pub const AQUILA_GEN_NO_ADD_SPECIAL: u32 = 128;
-/// Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others.
+/// Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others. On a session: share
+/// it with that session and its copies alone.
 pub const AQUILA_GEN_NO_CACHE: u32 = 32;
+/// Where the context is full, go on without the middle of the text: the first n_keep tokens stay, and of the others the
+/// newest, as many as fill half of the rest. What follows is what the model says after just these. A prompt, or a
+/// session, that leaves no room is cut the same way. Needs max_tokens.
+pub const AQUILA_GEN_SHIFT: u32 = 64;
 /// Do not recognise special-token text in the prompt.
 pub const AQUILA_GEN_NO_PARSE_SPECIAL: u32 = 256;
 /// The prompt is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template.
@@ -111,12 +116,18 @@ pub struct aquila_gen_params {
     pub priority: i32,
     /// How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20.
     pub n_logprobs: u32,
+    /// Tokens at the beginning that AQUILA_GEN_SHIFT leaves; at most half of the context. A begin-of-sequence token stays
+    /// in any case.
+    pub n_keep: u32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 sized!(aquila_gen_params {
     struct_size, flags, max_tokens, min_tokens, temperature, top_p, min_p, typical_p, top_k,
     penalty_last_n, repeat_penalty, frequency_penalty, presence_penalty, n_stop, seed, stop, stop_tokens,
     logit_bias, n_stop_tokens, n_logit_bias, speculate, reserved, deadline_ms, priority, n_logprobs,
+    n_keep, reserved2,
 } defaults());
 
 /// The defaults of the library, as C has them.
@@ -149,6 +160,8 @@ fn defaults() -> aquila_gen_params {
         deadline_ms: 0,
         priority: params.priority,
         n_logprobs: params.logprobs,
+        n_keep: params.n_keep,
+        reserved2: 0,
     }
 }
 
@@ -163,15 +176,17 @@ impl aquila_gen_params {
             | AQUILA_GEN_KEEP_STOP
             | AQUILA_GEN_SHOW_SPECIAL
             | AQUILA_GEN_NO_CACHE
+            | AQUILA_GEN_SHIFT
             | AQUILA_GEN_NO_ADD_SPECIAL
             | AQUILA_GEN_NO_PARSE_SPECIAL
             | AQUILA_GEN_MESSAGES;
         options::check_flags("aquila_gen_params: flags", self.flags, KNOWN)?;
         crate::ensure!(
-            self.reserved == 0,
+            (self.reserved, self.reserved2) == (0, 0),
             Unsupported,
-            "aquila_gen_params: reserved is {}, expected 0",
-            self.reserved
+            "aquila_gen_params: reserved is {} and reserved2 {}, expected 0",
+            self.reserved,
+            self.reserved2
         );
         crate::ensure!(
             self.deadline_ms >= 0,
@@ -208,6 +223,8 @@ impl aquila_gen_params {
             deadline: (self.deadline_ms > 0).then(|| Duration::from_millis(self.deadline_ms as u64)),
             logprobs: self.n_logprobs,
             no_cache: flag(AQUILA_GEN_NO_CACHE),
+            shift: flag(AQUILA_GEN_SHIFT),
+            n_keep: self.n_keep,
         })
     }
 

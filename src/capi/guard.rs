@@ -12,8 +12,10 @@ use super::status::{AQUILA_OK, aquila_error, aquila_status};
 use crate::base::error::{Error, Result};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -236,6 +238,17 @@ pub(super) unsafe fn c_string<'a>(name: &str, text: *const c_char) -> Result<&'a
     crate::ensure!(!text.is_null(), Argument, "{name}: NULL, expected a NUL-terminated string");
     // SAFETY: not NULL; that it is NUL-terminated is the caller's promise.
     Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// A required path: a NUL-terminated string of any bytes, at least one.
+///
+/// # Safety
+/// As for [`text`].
+pub(super) unsafe fn path<'a>(name: &str, path: *const c_char) -> Result<&'a Path> {
+    // SAFETY: the caller's promise is the same.
+    let bytes = unsafe { c_string(name, path) }?.to_bytes();
+    crate::ensure!(!bytes.is_empty(), Argument, "{name}: empty, expected a path");
+    Ok(Path::new(OsStr::from_bytes(bytes)))
 }
 
 /// Bytes that must be UTF-8.

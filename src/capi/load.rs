@@ -7,10 +7,9 @@ use super::options::{self, sized};
 use super::status::{aquila_error, aquila_status};
 use crate::base::error::Result;
 use crate::open::{self, LoadOptions, Plan};
-use std::ffi::{CString, OsStr, c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr;
 
 /// Copy the weights into memory instead of mapping the files. A mapped file must not be changed or
@@ -141,22 +140,13 @@ impl aquila_load_options {
 }
 
 /// # Safety
-/// `string` is NULL or NUL-terminated, unchanged for `'a`.
-unsafe fn path<'a>(name: &str, string: *const c_char) -> Result<&'a Path> {
-    // SAFETY: the caller's promise is the same.
-    let bytes = unsafe { guard::c_string(name, string) }?.to_bytes();
-    crate::ensure!(!bytes.is_empty(), Argument, "{name}: empty, expected a path");
-    Ok(Path::new(OsStr::from_bytes(bytes)))
-}
-
-/// # Safety
 /// `string` is NULL or NUL-terminated.
 unsafe fn optional_path(name: &str, string: *const c_char) -> Result<Option<PathBuf>> {
     if string.is_null() {
         return Ok(None);
     }
     // SAFETY: the caller's promise is the same.
-    Ok(Some(unsafe { path(name, string) }?.to_owned()))
+    Ok(Some(unsafe { guard::path(name, string) }?.to_owned()))
 }
 
 /// What a load would take, in bytes unless said. Set struct_size before the call.
@@ -264,7 +254,7 @@ pub unsafe extern "C" fn aquila_plan_load(
     // SAFETY: the caller's promise, for every pointer used below.
     unsafe {
         status_call(error, || {
-            let model = path("model", model)?;
+            let model = guard::path("model", model)?;
             let options = options::read(options)?.to_options()?;
             options::check_out("plan", plan)?;
             let found = open::plan(model, &options)?;
@@ -299,7 +289,7 @@ pub unsafe extern "C" fn aquila_load(
         guard::clear(engine);
         status_call(error, || {
             let out = guard::out("engine", engine)?;
-            let model = path("model", model)?;
+            let model = guard::path("model", model)?;
             let options = options::read(options)?;
             let engine = open::load(model, &options.to_options()?, &mut options.progress())?;
             let stored = handles::insert(EngineObject::new(engine));

@@ -8,11 +8,12 @@ use super::handles::{self, Noun, Pin, Table};
 use super::options::{self, sized};
 use super::queue::{QueueObject, aquila_queue};
 use super::result::{ResultObject, aquila_result};
+use super::session::{aquila_session, pin_session};
 use super::status::{AQUILA_DONE, AQUILA_OK, AQUILA_TIMEOUT, aquila_error, aquila_status};
 use super::text::{sized_text, token_ids};
 use crate::base::error::{Error, Result};
 use crate::engine::params::{Event, Finish, Generation, Input, Timings};
-use crate::engine::{Next, Request};
+use crate::engine::{Job, Next, Request};
 use crate::sampling::Likely;
 use parking_lot::Mutex;
 use std::ffi::{c_char, c_void};
@@ -49,10 +50,15 @@ pub struct aquila_job {
     pub queue: *mut aquila_queue,
     /// The caller's own, for aquila_request_user.
     pub user: *mut c_void,
+    /// The session that the input continues: text and tokens are put behind what it has, without a begin-of-sequence
+    /// token; an empty input goes on from there. A chat is the whole one each time: it takes the place of what the
+    /// session had, and where both begin alike nothing is computed again. When the request ends, the session has the
+    /// input and what was made of it, also after a cancel and a deadline; after an error it is as it was. NULL: none.
+    pub session: *mut aquila_session,
 }
 
 sized!(aquila_job {
-    struct_size, input_kind, input, input_size, params, queue, user,
+    struct_size, input_kind, input, input_size, params, queue, user, session,
 } aquila_job {
     struct_size: size_of::<aquila_job>() as u32,
     input_kind: AQUILA_INPUT_TEXT,
@@ -61,6 +67,7 @@ sized!(aquila_job {
     params: ptr::null(),
     queue: ptr::null_mut(),
     user: ptr::null_mut(),
+    session: ptr::null_mut(),
 });
 
 /// What a request's handle stands for.
@@ -136,9 +143,10 @@ impl Reading {
 ///
 /// Parameters: `job`, what to do; `request`, where the handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
-/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
+/// once where the waiting line is full; AQUILA_ERR_BUSY while another request runs on its session;
+/// AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
 /// a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
-/// AQUILA_ERR_CLOSED where the engine or the queue was freed; AQUILA_ERR_FORKED in a child process;
+/// AQUILA_ERR_CLOSED where the engine, the queue or the session was freed; AQUILA_ERR_FORKED in a child process;
 /// AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
 /// Ownership: the request is the caller's, to be given back with aquila_request_free.
 /// Threads: any, at any time. It does not wait for a step.
@@ -179,7 +187,12 @@ unsafe fn submit(engine: &crate::engine::Engine, job: aquila_job) -> Result<*mut
         true => None,
         false => Some(handles::pin::<QueueObject, _>(job.queue).map_err(|e| e.at("queue"))?.queue().clone()),
     };
-    let (request, admission) = engine.prepare(input, params, queue)?;
+    let session = match job.session.is_null() {
+        true => None,
+        false => Some(pin_session(job.session)?),
+    };
+    let session = session.as_ref().map(|session| session.session());
+    let (request, admission) = engine.prepare(Job { input, params, queue, session })?;
     let object = RequestObject { request, user: job.user.expose_provenance(), reading: Mutex::default() };
     let handle = handles::insert::<_, aquila_request>(object).map_err(|(error, _)| error)?;
     // Before it runs: its first event may come before this function returns.

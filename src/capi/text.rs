@@ -199,7 +199,7 @@ pub(super) unsafe fn put_text(
 ///
 /// # Safety
 /// `to`, unless NULL or misaligned, points to `capacity` writable elements.
-unsafe fn put<T: Copy>(
+pub(super) unsafe fn put<T: Copy>(
     name: &str,
     found: &[T],
     to: *mut T,

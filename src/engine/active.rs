@@ -7,7 +7,9 @@ use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
 use crate::engine::request::{Made, Served};
 use crate::engine::scheduler::{Results, Sequence};
+use crate::engine::session::SessionHold;
 use crate::engine::shared::{Arrival, Shared, Task};
+use crate::engine::shift::{kept, shift};
 use crate::engine::speculation::Speculation;
 use crate::sampling::{Likely, Sampler, SamplingParams, most_likely};
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,13 +25,20 @@ struct Marks {
 /// One request that the engine's thread has taken in.
 pub(crate) struct Active {
     pub(crate) state: Served,
-    /// The prompt and what was generated.
+    /// The prompt and what was generated, but for what a shift took out.
     pub(crate) tokens: Vec<u32>,
     prompt_len: usize,
+    /// Tokens made so far.
+    made: usize,
     /// New tokens that may be made.
     new_max: usize,
     /// Whether `new_max` is what the context leaves rather than what was asked for.
     bounded_by_context: bool,
+    /// Where the text goes on when the context is full: how many of its first tokens stay.
+    keep: Option<usize>,
+    context: usize,
+    /// Set again at the end to what it has become.
+    session: Option<SessionHold>,
     sampling: SamplingParams,
     /// Made of `sampling` with the first choice: it takes some 20 bytes for each id of the vocabulary, and
     /// a thousand requests may wait.
@@ -67,7 +76,7 @@ impl Active {
         device_select: bool,
         cheap_rows: usize,
     ) -> (Self, Sequence) {
-        let Arrival { state, prompt, params, echo, task } = arrival;
+        let Arrival { state, prompt, params, echo, task, session } = arrival;
         let prompt_len = prompt.len();
         let (known, results) = match task {
             Task::Generate => (prompt_len, Results::Last),
@@ -75,15 +84,17 @@ impl Active {
             Task::Score(from) => (prompt_len - 1, Results::LogitsFrom(from - 1)),
             Task::Embed => (prompt_len, Results::Hidden),
         };
-        let room = (shared.info.context as usize).saturating_sub(prompt_len);
+        let context = shared.info.context as usize;
+        let room = context.saturating_sub(prompt_len);
         let asked = if params.max_tokens == 0 { usize::MAX } else { params.max_tokens as usize };
-        let new_max = asked.min(room);
+        let new_max = if params.shift { asked } else { asked.min(room) };
         let eos_ids = if params.ignore_eos { Vec::new() } else { shared.info.stop_ids.clone() };
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
         let told = params.min_tokens > 0 || params.logprobs > 0;
         let device_select =
             device_select && !told && task == Task::Generate && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
+        let keep = params.shift.then(|| kept(&prompt, params.n_keep, shared.info.bos, context));
         let mut tokens = prompt;
         tokens.reserve(new_max.min(ROOM_TOKENS));
         let timings = Timings { prompt_tokens: prompt_len as u32, ..Timings::default() };
@@ -93,11 +104,12 @@ impl Active {
         let sequence = Sequence {
             id: state.id,
             known,
-            positions_max: prompt_len + new_max - 1,
+            positions_max: prompt_len + new_max.min(room) - 1,
             results,
             device_select,
             priority: params.priority,
-            shares: !params.no_cache,
+            shares: !params.no_cache || session.is_some(),
+            realm: session.as_ref().map_or(0, |session| session.realm),
             ..Sequence::default()
         };
         let proposals_max = (params.speculate as usize).min(cheap_rows.saturating_sub(1));
@@ -105,8 +117,12 @@ impl Active {
             state,
             tokens,
             prompt_len,
+            made: 0,
             new_max,
-            bounded_by_context: asked > room,
+            bounded_by_context: new_max < asked,
+            keep,
+            context,
+            session,
             sampling: params.sampling,
             sampler: None,
             output,
@@ -125,11 +141,6 @@ impl Active {
         (active, sequence)
     }
 
-    /// Tokens made so far.
-    fn made(&self) -> usize {
-        self.tokens.len() - self.prompt_len
-    }
-
     /// Notes that rows of this request from position `first` on are in a step.
     pub(crate) fn stepped(&mut self, now_ns: u64, first: usize, shared: &Shared) {
         if self.marks.first_step == 0 {
@@ -141,7 +152,7 @@ impl Active {
 
     /// Notes that the rows up to position `done` are computed.
     pub(crate) fn computed(&self, done: usize) {
-        if self.made() == 0 {
+        if self.made == 0 {
             self.state.prefilled(done.min(self.prompt_len), self.prompt_len);
         }
     }
@@ -231,7 +242,7 @@ impl Active {
 
     /// Chooses the next token from its logits and takes it in. `Some`: the text has ended.
     fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
-        let made = self.made();
+        let made = self.made;
         let banned: &[u32] = if made < self.min_tokens { &self.ending_ids } else { &[] };
         let sampler = match &mut self.sampler {
             Some(sampler) => sampler,
@@ -277,6 +288,7 @@ impl Active {
             return ended;
         }
         self.tokens.push(token);
+        self.made += 1;
         let stopped = self.output.push(token, shared.tokenizer.as_ref());
         let timings = self.timings(now, 0);
         let made = Made { id: token, logprob, top: &self.likely };
@@ -284,12 +296,24 @@ impl Active {
         if stopped {
             return Some(Finish::Stop);
         }
-        if self.made() < self.new_max {
+        if self.made < self.new_max {
             return None;
         }
         self.output.finish();
         self.state.made(None, &self.output.text, timings);
         Some(if self.bounded_by_context { Finish::Context } else { Finish::Length })
+    }
+
+    /// Where the text fills the context and goes on without its middle: takes that out, and gives how many tokens are known
+    /// now and how many positions will be needed.
+    pub(crate) fn shift_if_full(&mut self) -> Option<(usize, usize)> {
+        let keep = self.keep.filter(|_| self.tokens.len() >= self.context)?;
+        shift(&mut self.tokens, keep, self.context);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.forget();
+        }
+        let known = self.tokens.len();
+        Some((known, (known + self.new_max - self.made).min(self.context) - 1))
     }
 
     /// Ends the request: what was held back is delivered, then the last event.
@@ -304,6 +328,10 @@ impl Active {
             self.state.made(None, &self.output.text, timings);
         }
         shared.counters.finished(reason);
+        // Before the last event: whoever reads it may go on with the session.
+        if let Some(session) = self.session.take().filter(|_| reason != Finish::Error) {
+            session.commit(std::mem::take(&mut self.tokens));
+        }
         self.state.finish(reason, error, Some(timings));
     }
 
@@ -316,7 +344,7 @@ impl Active {
         Timings {
             prompt_tokens: self.prompt_len as u32,
             cached_tokens: self.cached as u32,
-            output_tokens: self.made() as u32 + ending_tokens,
+            output_tokens: self.made as u32 + ending_tokens,
             queue_ms: m.first_step.max(start).saturating_sub(start) as f64 / 1e6,
             tokenize_ms: self.state.tokenize_ms,
             prefill_ms: ms(m.first_step, m.first_token),

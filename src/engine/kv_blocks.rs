@@ -67,10 +67,10 @@ impl KvBlocks {
         true
     }
 
-    /// Begins an empty `table` with the known blocks that a text of `tokens` begins with, as far as they lie
-    /// before position `most`, and gives the name of the last one.
-    pub fn adopt(&mut self, table: &mut Vec<u32>, tokens: &[u32], most: usize) -> Chain {
-        let mut chain = Chain::START;
+    /// Begins an empty `table` with the known blocks that a text of `tokens` begins with behind `start`, as far as they
+    /// lie before position `most`, and gives the name of the last one.
+    pub fn adopt(&mut self, table: &mut Vec<u32>, tokens: &[u32], most: usize, start: Chain) -> Chain {
+        let mut chain = start;
         for tokens in tokens[..most.min(tokens.len())].chunks_exact(self.block_tokens) {
             let Some((block, name)) = self.prefixes.find(chain, tokens) else { break };
             let count = &mut self.references[block as usize];
@@ -171,10 +171,31 @@ mod tests {
         assert!(blocks.check_integrity([a.as_slice()].into_iter()).is_err());
     }
 
+    #[test]
+    fn texts_of_different_realms_share_nothing() {
+        let mut blocks = KvBlocks::new(8, 4);
+        let text: Vec<u32> = (0..8).collect();
+        let mut table = computed(&mut blocks, &text);
+        let mut own = Vec::new();
+        assert!(blocks.adopt(&mut own, &text, 8, Chain::start(7)) == Chain::start(7) && own.is_empty());
+        assert!(blocks.grow(&mut own, 8));
+        blocks.publish(&own, &text, 0, Chain::start(7));
+        for (start, expected) in [(Chain::START, &table), (Chain::start(7), &own), (Chain::start(8), &vec![])]
+        {
+            let mut found = Vec::new();
+            blocks.adopt(&mut found, &text, 8, start);
+            assert_eq!(&found, expected);
+            blocks.release(&mut found);
+        }
+        blocks.release(&mut table);
+        blocks.release(&mut own);
+        blocks.check_integrity(std::iter::empty()).unwrap();
+    }
+
     /// The tables of some sequences that were computed whole.
     fn computed(blocks: &mut KvBlocks, tokens: &[u32]) -> Vec<u32> {
         let mut table = Vec::new();
-        let chain = blocks.adopt(&mut table, tokens, tokens.len());
+        let chain = blocks.adopt(&mut table, tokens, tokens.len(), Chain::START);
         let from = table.len();
         assert!(blocks.grow(&mut table, tokens.len()));
         blocks.publish(&table, tokens, from, chain);
@@ -196,7 +217,7 @@ mod tests {
         assert!(third.iter().all(|block| !first.contains(block)));
         blocks.check_integrity([&*first, &*second, &*third].into_iter()).unwrap();
         let mut table = Vec::new();
-        blocks.adopt(&mut table, &one, 11);
+        blocks.adopt(&mut table, &one, 11, Chain::START);
         assert_eq!(table, first[..2], "the block that holds position 11 is not taken over");
     }
 
@@ -211,7 +232,7 @@ mod tests {
         blocks.check_integrity(std::iter::empty()).unwrap();
         let (mut other, mut again) = (Vec::new(), Vec::new());
         assert!(blocks.grow(&mut other, 8), "the free block, and the last of the text");
-        blocks.adopt(&mut again, &text, 12);
+        blocks.adopt(&mut again, &text, 12, Chain::START);
         assert_eq!(again, of_text[..2]);
         assert!(!blocks.grow(&mut other, 12), "all are held");
         blocks.check_integrity([&*other, &*again].into_iter()).unwrap();
@@ -222,7 +243,7 @@ mod tests {
         let mut blocks = KvBlocks::new(3, 2);
         let (mut a, mut b) = (computed(&mut blocks, &[1, 2]), Vec::new());
         // `b` continues `a`, but goes idle before it.
-        let chain = blocks.adopt(&mut b, &[1, 2, 3, 4], 4);
+        let chain = blocks.adopt(&mut b, &[1, 2, 3, 4], 4, Chain::START);
         assert!(blocks.grow(&mut b, 4));
         blocks.publish(&b, &[1, 2, 3, 4], 1, chain);
         blocks.release(&mut b);
@@ -231,7 +252,7 @@ mod tests {
         assert!(blocks.grow(&mut all, 4), "the free block and the end of b");
         blocks.release(&mut all);
         let mut found = Vec::new();
-        blocks.adopt(&mut found, &[1, 2, 3, 4], 4);
+        blocks.adopt(&mut found, &[1, 2, 3, 4], 4, Chain::START);
         assert_eq!(found.len(), 1);
     }
 }

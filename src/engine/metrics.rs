@@ -91,6 +91,8 @@ pub struct EngineStats {
     pub running: u64,
     /// Requests that wait for a place.
     pub waiting: u64,
+    /// Sessions that are held.
+    pub sessions: u64,
     /// KV positions of blocks that requests hold.
     pub kv_tokens_used: u64,
     /// KV positions of blocks that nobody holds and that a prompt which begins alike would find.
@@ -120,6 +122,7 @@ impl EngineStats {
         EngineStats {
             running: c.running.load(Relaxed),
             waiting: shared.waiting.load(Relaxed) as u64,
+            sessions: shared.sessions.load(Relaxed) as u64,
             kv_tokens_used: c.kv_blocks_held.load(Relaxed) * block,
             kv_tokens_cached: c.kv_blocks_idle.load(Relaxed) * block,
             host_bytes: shared.info.plan.private_bytes(),
@@ -145,6 +148,7 @@ pub(crate) fn text(shared: &Shared) -> String {
     };
     number("gauge", "requests_running", "Requests that hold KV blocks.", stats.running);
     number("gauge", "requests_waiting", "Requests that wait for a place.", stats.waiting);
+    number("gauge", "sessions", "Sessions that are held.", stats.sessions);
     number("gauge", "kv_tokens", "KV positions in all.", shared.info.plan.kv_tokens());
     number("gauge", "kv_tokens_used", "KV positions of blocks that requests hold.", stats.kv_tokens_used);
     number(

@@ -10,7 +10,9 @@
 //! | `scheduler`, `kv_blocks`, `prefix` | who runs in the next step, in which KV blocks; pure |
 //! | `pace` | how much of a prompt a step takes along beside answers; pure |
 //! | `speculation` | tokens that may come next, looked up in the text so far; pure |
-//! | `active`, `output`, `measured` | a request on the engine's thread: tokens, sampler, text; scores, embeddings |
+//! | `active`, `output`, `shift` | a request on the engine's thread: tokens, sampler, text; a context that is full |
+//! | `measured` | texts that are scored or embedded |
+//! | `session`, `kv_content` | texts that grow from request to request; their KV blocks in files |
 //! | `run` | the engine's thread |
 //! | `shared` | what the threads share |
 //! | `metrics` | what an engine counts, as numbers and as text |
@@ -19,6 +21,7 @@
 mod active;
 pub mod event_queue;
 pub mod kv_blocks;
+mod kv_content;
 pub mod measure;
 mod measured;
 pub mod metrics;
@@ -30,13 +33,16 @@ mod prompt;
 mod request;
 mod run;
 pub mod scheduler;
+pub mod session;
 mod shared;
+mod shift;
 pub mod speculation;
 
-use crate::backend::{Executor, MemoryPlan};
+use crate::backend::{Capabilities, Executor, MemoryPlan};
 use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::fork::Process;
+use crate::loading::session_file::Identity;
 use crate::text::{ChatTemplate, Tokenizer};
 use event_queue::EventQueue;
 use metrics::{Counters, EngineStats};
@@ -47,9 +53,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use request::RequestState;
 pub use request::{Next, Request};
+use request::{RequestState, Served};
+pub use session::Session;
 
 /// Facts of a loaded engine.
 #[derive(Clone, Debug)]
@@ -76,6 +84,8 @@ pub struct EngineInfo {
     pub parameters: u64,
     /// Stored bytes of all weights.
     pub weight_bytes: u64,
+    /// Tells the model from others: a hash of names, sizes and both ends of its weight files.
+    pub fingerprint: u64,
     /// What the engine took.
     pub plan: MemoryPlan,
     /// Threads, instruction level, arithmetic: pairs of name and value.
@@ -137,12 +147,25 @@ impl Drop for EngineThread {
     }
 }
 
+/// What saved sessions of an engine must agree in.
+fn identity(info: &EngineInfo, can: &Capabilities) -> Identity {
+    let arithmetic = info.executor.iter().find(|(name, _)| *name == "arithmetic");
+    Identity {
+        model: info.fingerprint,
+        arithmetic: arithmetic.map_or(String::new(), |(_, value)| value.clone()),
+        block_form: can.block_form.clone(),
+        block_tokens: can.block_tokens,
+        block_bytes: can.block_bytes,
+    }
+}
+
 impl Engine {
     /// Starts the thread of an engine. `NoMemory` where the executor's KV cache cannot hold one full
     /// context; `Unsupported` where it takes whole prompts only, and none as long as the context.
     pub fn start(parts: Parts) -> Result<Engine> {
         let Parts { mut info, tokenizer, chat, executor, max_waiting, clock } = parts;
         info.executor = executor.describe();
+        let identity = identity(&info, executor.capabilities());
         let kv_blocks = info.plan.kv_blocks;
         let shared = Arc::new(Shared {
             info,
@@ -151,10 +174,17 @@ impl Engine {
             max_waiting,
             process: Process::current(),
             clock,
-            inbox: Mutex::new(Inbox { life: Life::Running, arrivals: VecDeque::new(), woken: false }),
+            inbox: Mutex::new(Inbox {
+                life: Life::Running,
+                arrivals: VecDeque::new(),
+                errands: Vec::new(),
+                woken: false,
+            }),
             bell: Condvar::new(),
             waiting: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
+            sessions: AtomicUsize::new(0),
+            identity,
             counters: Counters::default(),
         });
         let handle = run::start(shared.clone(), executor, kv_blocks)?;
@@ -163,100 +193,53 @@ impl Engine {
     }
 
     /// Submits a request. Returns as soon as the prompt is tokenised; `ContextFull` where it leaves no
-    /// room for a token, `Overloaded` where the waiting line is full, `Closed` after `close`, `State`
-    /// after an internal error, `Forked` in a child process.
+    /// room for a token, `Overloaded` where the waiting line is full, `Busy` where another request runs on its
+    /// session, `Closed` after `close`, `State` after an internal error, `Forked` in a child process.
     pub fn submit(&self, input: Input, params: GenParams) -> Result<Request> {
-        let (request, admission) = self.prepare(input, params, None)?;
+        self.run(Job::new(input, params))
+    }
+
+    /// The same with all that a request may have.
+    pub fn run(&self, job: Job<'_>) -> Result<Request> {
+        let (request, admission) = self.prepare(job)?;
         admission.admit()?;
         Ok(request)
     }
 
-    /// The first half of [`Engine::submit`]: everything that can be wrong with the input is found, and nothing runs
-    /// yet. `queue`: where the request is listed when it has something to say, under the name that
-    /// [`Admission::set_name`] gives it.
-    pub fn prepare(
-        &self,
-        input: Input,
-        mut params: GenParams,
-        queue: Option<Arc<EventQueue>>,
-    ) -> Result<(Request, Admission)> {
+    /// The first half of [`Engine::run`]: everything that can be wrong with the input is found, and nothing runs
+    /// yet.
+    pub fn prepare(&self, job: Job<'_>) -> Result<(Request, Admission)> {
+        let Job { input, mut params, queue, session } = job;
         let shared = &self.shared;
         shared.process.check()?;
         shared.inbox.lock().life.check()?;
-        params.check(shared.info.vocab as usize)?;
+        params.check(shared.info.vocab as usize, shared.info.context)?;
         let start = shared.clock.now_ns();
-        let prompt = prompt::prepare(shared, input, &params)?;
+        let session = session.map(|session| session.hold(shared, params.no_cache)).transpose()?;
+        let history = session.as_ref().map_or(Vec::new(), |session| session.tokens());
+        let prompt = prompt::prepare(shared, input, &params, history)?;
         params.stop.extend(prompt.template_stops);
         let tokenize_ms = shared.clock.now_ns().saturating_sub(start) as f64 / 1e6;
-        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tokens, deadline) = (prompt.tokens.len(), params.deadline);
-        let state = Arc::new(RequestState::new(id, start, tokenize_ms, tokens, deadline, queue));
-        let request = Request { state: state.clone(), shared: shared.clone() };
-        let state = request::Served(state);
-        let arrival =
-            Arrival { state, prompt: prompt.tokens, params, echo: prompt.echo, task: Task::Generate };
+        let (request, state) = self.request(start, tokenize_ms, tokens, deadline, queue);
+        let task = Task::Generate;
+        let arrival = Arrival { state, prompt: prompt.tokens, params, echo: prompt.echo, task, session };
         Ok((request, Admission { arrival, shared: shared.clone() }))
     }
 
-    /// How likely each of `choices` is after `prompt`: the sum of the log-probabilities of its tokens, which are those
-    /// that prompt and choice together have beyond the prompt's own. Blocks until all are done. `Argument` for an empty
-    /// prompt or choice, `ContextFull`, and as [`Engine::submit`].
-    pub fn score(&self, prompt: &str, choices: &[&str]) -> Result<Vec<f64>> {
-        let params = GenParams::default();
-        let encode =
-            |text: String| prompt::prepare(&self.shared, Input::Text(text), &params).map(|p| p.tokens);
-        let start = encode(prompt.to_owned())?;
-        let mut texts = Vec::new();
-        for (at, choice) in choices.iter().enumerate() {
-            let place = |e: crate::Error| e.at(format!("choices[{at}]"));
-            let text = encode([prompt, choice].concat()).map_err(place)?;
-            // A token may reach over the border; then it belongs to the choice.
-            let same = start.iter().zip(&text).take_while(|(a, b)| a == b).count();
-            crate::ensure!(same < text.len(), Argument, "choices[{at}]: it adds no token to the prompt");
-            crate::ensure!(same > 0, Argument, "prompt: none of its tokens is left with choices[{at}]");
-            texts.push((text, same));
-        }
-        let sum = |request: Request| Ok(request.wait()?.logprobs.iter().map(|&l| f64::from(l)).sum());
-        // The first leaves the prompt's KV blocks to the others.
-        let mut texts = texts.into_iter();
-        let Some((text, from)) = texts.next() else { return Ok(Vec::new()) };
-        let mut scores = vec![sum(self.submit_task(text, Task::Score(from))?)?];
-        let others: Vec<_> =
-            texts.map(|(text, from)| self.submit_task(text, Task::Score(from))).collect::<Result<_>>()?;
-        for request in others {
-            scores.push(sum(request)?);
-        }
-        Ok(scores)
-    }
-
-    /// Where each of `texts` lies among others: the mean of the hidden states after the final norm, of length 1,
-    /// `[hidden]`. Blocks until all are done. Errors as [`Engine::submit`].
-    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let params = GenParams::default();
-        let mut requests = Vec::new();
-        for (at, text) in texts.iter().enumerate() {
-            let prompt = prompt::prepare(&self.shared, Input::Text(text.to_string()), &params);
-            let tokens = prompt.map_err(|e| e.at(format!("texts[{at}]")))?.tokens;
-            requests.push(self.submit_task(tokens, Task::Embed)?);
-        }
-        requests
-            .into_iter()
-            .map(|request| {
-                request.wait()?;
-                Ok(request.take_embedding())
-            })
-            .collect()
-    }
-
-    fn submit_task(&self, tokens: Vec<u32>, task: Task) -> Result<Request> {
-        let shared = &self.shared;
-        shared.process.check()?;
-        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let state = Arc::new(RequestState::new(id, shared.clock.now_ns(), 0.0, tokens.len(), None, None));
-        let request = Request { state: state.clone(), shared: shared.clone() };
-        let state = request::Served(state);
-        shared.admit(Arrival { state, prompt: tokens, params: GenParams::default(), echo: None, task })?;
-        Ok(request)
+    /// The two sides of a new request of `tokens` tokens.
+    fn request(
+        &self,
+        submitted_ns: u64,
+        tokenize_ms: f64,
+        tokens: usize,
+        deadline: Option<Duration>,
+        queue: Option<Arc<EventQueue>>,
+    ) -> (Request, Served) {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let state = RequestState::new(id, submitted_ns, tokenize_ms, tokens, deadline, queue);
+        let state = Arc::new(state);
+        (Request { state: state.clone(), shared: self.shared.clone() }, Served(state))
     }
 
     /// Submits and waits to the end.
@@ -299,6 +282,25 @@ impl Engine {
     /// calls on any clone give `Closed`. Idempotent; does nothing in a forked child.
     pub fn close(&self) {
         self.thread.close();
+    }
+}
+
+/// What a request is made of.
+pub struct Job<'a> {
+    /// What to generate from.
+    pub input: Input,
+    /// How.
+    pub params: GenParams,
+    /// Where the request is listed when it has something to say, under the name that [`Admission::set_name`] gives it.
+    pub queue: Option<Arc<EventQueue>>,
+    /// The session whose text the input continues.
+    pub session: Option<&'a Session>,
+}
+
+impl Job<'_> {
+    /// One without queue and session.
+    pub fn new(input: Input, params: GenParams) -> Self {
+        Job { input, params, queue: None, session: None }
     }
 }
 

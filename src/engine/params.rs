@@ -53,13 +53,21 @@ pub struct GenParams {
     pub deadline: Option<Duration>,
     /// How many of the most likely tokens are told at each place; 0: none.
     pub logprobs: u32,
-    /// Neither take over KV blocks of texts that begin alike nor leave them for others.
+    /// Neither take over KV blocks of texts that begin alike nor leave them for others; on a session: those of the
+    /// session and its copies alone.
     pub no_cache: bool,
+    /// Where the context is full go on without the middle of the text, instead of ending there; needs `max_tokens`. A
+    /// prompt that leaves no room is cut the same way.
+    pub shift: bool,
+    /// Tokens at the beginning that a shift leaves: at most half a context. One is left in any case where the text begins
+    /// with the begin-of-sequence id.
+    pub n_keep: u32,
 }
 
 impl GenParams {
-    /// `Argument`, naming the field, unless all fields are in range for a vocabulary of `vocab`.
-    pub fn check(&self, vocab: usize) -> Result<()> {
+    /// `Argument`, naming the field, unless all fields are in range for a vocabulary of `vocab` and a context of `context`
+    /// tokens.
+    pub fn check(&self, vocab: usize, context: u32) -> Result<()> {
         self.sampling.check(vocab)?;
         crate::ensure!(
             self.stop.len() <= limits::STOP_STRINGS_MAX,
@@ -90,6 +98,17 @@ impl GenParams {
             "min_tokens {} is more than max_tokens {}",
             self.min_tokens,
             self.max_tokens
+        );
+        crate::ensure!(
+            !self.shift || self.max_tokens > 0,
+            Argument,
+            "max_tokens: 0, and a text whose context shifts has no other end"
+        );
+        crate::ensure!(
+            self.n_keep <= context / 2,
+            Argument,
+            "n_keep: {}, expected at most half of the context of {context}",
+            self.n_keep
         );
         crate::ensure!(
             self.logprobs <= limits::LOGPROBS_MAX,

@@ -14,9 +14,18 @@ use std::hash::{BuildHasher, RandomState};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain(u64);
 
+/// What tells the starts of realms from the names of blocks, which are counted from 1.
+const REALM: u64 = 1 << 63;
+
 impl Chain {
-    /// Before the first block.
+    /// Before the first block of what all share.
     pub const START: Chain = Chain(0);
+
+    /// Before the first block of a text of `realm`; 0 is what all share. Texts of different realms share no block, even
+    /// where their tokens are the same: so nobody else is served from what came out of a file.
+    pub fn start(realm: u64) -> Chain {
+        if realm == 0 { Chain::START } else { Chain(REALM | realm) }
+    }
 }
 
 /// No block.

@@ -100,6 +100,7 @@ impl Runner {
             if inbox.life == Life::Running {
                 inbox.life = life;
             }
+            inbox.errands.clear();
             std::mem::take(&mut inbox.arrivals)
         };
         for (_, active) in self.active.drain() {
@@ -139,7 +140,8 @@ impl Runner {
             if inbox.life == Life::Closed {
                 return false;
             }
-            if !inbox.arrivals.is_empty() || !self.active.is_empty() || !self.in_flight.is_empty() {
+            let work = !inbox.arrivals.is_empty() || !inbox.errands.is_empty();
+            if work || !self.active.is_empty() || !self.in_flight.is_empty() {
                 break;
             }
             if !std::mem::take(&mut inbox.woken) {
@@ -148,9 +150,13 @@ impl Runner {
         }
         inbox.woken = false;
         std::mem::swap(&mut self.incoming, &mut inbox.arrivals);
+        let errands = std::mem::take(&mut inbox.errands);
         // Counted while the inbox is held: else more could come in than may wait.
         shared.waiting.store(self.queues.waiting.len() + self.incoming.len(), Ordering::Relaxed);
         drop(inbox);
+        for errand in errands {
+            errand.run(&mut self.kv, &mut *self.executor);
+        }
         while let Some(arrival) = self.incoming.pop_front() {
             let (active, mut sequence) =
                 Active::new(arrival, &shared, self.device_select, self.limits.cheap_rows);
@@ -358,6 +364,9 @@ impl Runner {
                 Ok(None) => {
                     // Behind a rejected proposal the positions are written again.
                     sequence.submitted -= rows.proposed + 1 - taken;
+                    if let Some((known, positions_max)) = request.shift_if_full() {
+                        queues.begin_anew(kv, rows.id, known, positions_max);
+                    }
                     continue;
                 }
                 Ok(Some(reason)) => (reason, None),

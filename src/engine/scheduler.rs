@@ -55,6 +55,8 @@ pub struct Sequence {
     /// Whether it takes over blocks of texts that begin alike, and leaves its own for others: only where prompts
     /// may be computed in chunks.
     pub shares: bool,
+    /// Whose blocks it shares: 0, or a number that only requests of one session have.
+    pub realm: u64,
     /// Which of its rows' results are wanted.
     pub results: Results,
     /// Its first blocks that others may find, and the name of the last one.

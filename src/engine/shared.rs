@@ -4,9 +4,12 @@ use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::fork::Process;
 use crate::engine::EngineInfo;
+use crate::engine::kv_content::Errand;
 use crate::engine::metrics::Counters;
 use crate::engine::params::GenParams;
 use crate::engine::request::Served;
+use crate::engine::session::SessionHold;
+use crate::loading::session_file::Identity;
 use crate::text::{ChatTemplate, Tokenizer};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -20,6 +23,8 @@ pub(crate) struct Arrival {
     /// The prompt's text, to be put in front with `echo`.
     pub(crate) echo: Option<String>,
     pub(crate) task: Task,
+    /// The session that its text belongs to.
+    pub(crate) session: Option<SessionHold>,
 }
 
 /// What is done with a prompt.
@@ -44,10 +49,11 @@ pub(crate) enum Life {
     Closed,
 }
 
-/// The door between the threads. Lock order: `inbox` is never held together with a request's lock.
+/// The door between the threads. Lock order: `inbox` is never held together with a request's or a session's lock.
 pub(crate) struct Inbox {
     pub(crate) life: Life,
     pub(crate) arrivals: VecDeque<Arrival>,
+    pub(crate) errands: Vec<Errand>,
     /// Something happened that the engine's thread must look at (a cancel, a close).
     pub(crate) woken: bool,
 }
@@ -65,6 +71,10 @@ pub(crate) struct Shared {
     /// Requests that the engine's thread took in and that wait for a step.
     pub(crate) waiting: AtomicUsize,
     pub(crate) next_id: AtomicU64,
+    /// Sessions that were not dropped.
+    pub(crate) sessions: AtomicUsize,
+    /// What saved sessions must agree in.
+    pub(crate) identity: Identity,
     pub(crate) counters: Counters,
 }
 
@@ -80,6 +90,15 @@ impl Shared {
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         inbox.arrivals.push_back(arrival);
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// Hands an errand to the engine's thread, or says why not.
+    pub(crate) fn send_errand(&self, errand: Errand) -> Result<()> {
+        let mut inbox = self.inbox.lock();
+        inbox.life.check()?;
+        inbox.errands.push(errand);
         self.bell.notify_one();
         Ok(())
     }

@@ -173,6 +173,12 @@ impl Speculation {
         Speculation { pace, lookup: None, proposals, computed: 0, right: 0, proposed: 0, accepted: 0 }
     }
 
+    /// Forgets the text, which goes on as another one.
+    pub fn forget(&mut self) {
+        self.lookup = None;
+        self.proposals.clear();
+    }
+
     /// Proposes what follows `tokens`, up to `room` tokens, and gives how many there are. `expected`: tokens
     /// that the text may have in the end, which sizes the index.
     pub fn propose(&mut self, tokens: &[u32], room: usize, expected: usize) -> usize {

@@ -1,4 +1,4 @@
-//! Untrusted bytes to checked tensors.
+//! Untrusted bytes to checked tensors, and to saved sessions.
 //!
 //! Everything here treats a file as hostile: a number from a file is compared with the bytes that
 //! exist before anything is sized by it, and what is left over or said twice is an error. What comes
@@ -11,5 +11,6 @@ pub mod json;
 pub mod packed;
 pub mod quant;
 pub mod safetensors;
+pub mod session_file;
 pub mod tensor;
 pub mod tokenizer_files;

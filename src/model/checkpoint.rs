@@ -119,6 +119,11 @@ impl Checkpoint {
         self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum()
     }
 
+    /// Tells it from others: names, sizes and both ends of its weight files, hashed.
+    pub fn fingerprint(&self) -> u64 {
+        self.table.source_key().contents
+    }
+
     /// Lets a backend keep converted weights in the directory `dir`, and take them from there. With `verify` every
     /// payload is compared with its checksum, with `copy` files are read instead of mapped.
     pub fn keep_packed(&mut self, dir: &Path, verify: bool, copy: bool) {

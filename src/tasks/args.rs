@@ -135,6 +135,12 @@ pub struct GenArgs {
     /// repeats the prompt; 0: off
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub speculate: u32,
+    /// Where the context is full go on without the middle of the text; needs --max-tokens
+    #[arg(long)]
+    pub shift: bool,
+    /// Tokens at the beginning that --shift leaves
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "shift")]
+    pub keep: u32,
 }
 
 impl GenArgs {
@@ -171,6 +177,8 @@ impl GenArgs {
             no_add_special: self.no_special,
             no_parse_special: self.no_parse_special,
             speculate: self.speculate,
+            shift: self.shift,
+            n_keep: self.keep,
             ..GenParams::default()
         }
     }

@@ -4,8 +4,8 @@
 use super::run::{self, message};
 use super::{Failure, Outcome, console, interrupt};
 use aquila::Status;
-use aquila::engine::Engine;
 use aquila::engine::params::{GenParams, Input};
+use aquila::engine::{Engine, Job};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -68,7 +68,7 @@ fn turn(
 ) -> Outcome {
     history.push(message("user", question));
     let input = Input::Messages(Value::from(history.as_slice()).to_string());
-    let answer = run::stream(engine, input, params.clone(), quiet);
+    let answer = run::stream(engine, Job::new(input, params.clone()), quiet);
     interrupt::answered();
     match answer {
         Ok(answer) => {

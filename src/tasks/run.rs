@@ -3,10 +3,10 @@
 use super::args::{GenArgs, LoadArgs};
 use super::{Failure, Outcome, args, chat, console, interrupt};
 use aquila::engine::params::{Event, Finish, GenParams, Input, Timings};
-use aquila::engine::{Engine, Next, Request};
+use aquila::engine::{Engine, Job, Next, Request, Session};
 use clap::Args;
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Args, Debug)]
@@ -25,6 +25,9 @@ pub struct RunArgs {
     /// Chat template: the name of a built-in one, or a file with Jinja text [default: the model's]
     #[arg(long, value_name = "NAME|FILE", requires = "chat")]
     template: Option<String>,
+    /// Continue the text that is kept in this file, and keep it with the answer; without such a file begin one
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    session: Option<PathBuf>,
     /// Say nothing but the answer and errors
     #[arg(long, short)]
     quiet: bool,
@@ -81,12 +84,25 @@ fn run_once(engine: &Engine, args: &RunArgs, prompt: String, params: GenParams) 
     };
     let shown_seed =
         (params.sampling.temperature > 0.0 && args.generation.seed.is_none()).then_some(params.sampling.seed);
-    let answer = stream(engine, input, params, args.quiet)?;
+    let session = args.session.as_deref().map(|path| open_session(engine, path)).transpose()?;
+    let job = Job { session: session.as_ref(), ..Job::new(input, params) };
+    let answer = stream(engine, job, args.quiet)?;
     end_line(&answer.text)?;
+    if let (Some(session), Some(path)) = (&session, &args.session) {
+        session.save(path)?;
+    }
     if !args.quiet {
         report(&answer, shown_seed);
     }
     if answer.interrupted { Err(Failure::Interrupted) } else { Ok(()) }
+}
+
+/// The session of a file, or an empty one where there is none yet.
+fn open_session(engine: &Engine, path: &Path) -> aquila::Result<Session> {
+    match engine.restore_session(path) {
+        Err(error) if error.status == aquila::Status::NotFound => engine.session(),
+        found => found,
+    }
 }
 
 /// The prompt of the command line, or the standard input without its last line break.
@@ -128,8 +144,8 @@ pub struct Answer {
 }
 
 /// Runs a request and writes its text to the standard output as it comes.
-pub fn stream(engine: &Engine, input: Input, params: GenParams, quiet: bool) -> Result<Answer, Failure> {
-    let request = engine.submit(input, params)?;
+pub fn stream(engine: &Engine, job: Job<'_>, quiet: bool) -> Result<Answer, Failure> {
+    let request = engine.run(job)?;
     let guard_terminal = std::io::stdout().is_terminal();
     let mut prefill = None;
     let mut text = String::new();

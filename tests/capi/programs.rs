@@ -13,9 +13,9 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// One C test a noun, each with a model as its argument.
-const NOUNS: [&str; 12] = [
-    "library", "engine", "load", "generate", "request", "queue", "result", "text", "score", "threads",
-    "memory", "soak",
+const NOUNS: [&str; 13] = [
+    "library", "engine", "load", "generate", "request", "queue", "session", "result", "text", "score",
+    "threads", "memory", "soak",
 ];
 
 /// A model that all tests read: two layers, 128 tokens of context.
@@ -152,7 +152,7 @@ fn bad_files() -> Vec<(&'static str, &'static str, &'static str, Spoil)> {
 #[test]
 fn c_examples_run() {
     let dir = scratch("examples-c");
-    for name in ["version", "generate", "stream", "chat", "errors", "threads", "service"] {
+    for name in ["version", "generate", "stream", "chat", "errors", "threads", "service", "session"] {
         let code = manifest_dir().join("examples-c").join(name).with_extension("c");
         let text = fs::read_to_string(&code).expect("an example");
         assert!(text.lines().count() < 80, "{name}.c is an example, not a program");

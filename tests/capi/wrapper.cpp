@@ -67,6 +67,14 @@ static void without_exceptions(const char *model) {
     queue.wake();
     CHECK(queue.try_wait(users, 0).ok() && users.empty());
     CHECK(aquila::Request().try_wait(status, waited, 0).status() == AQUILA_ERR_ARGUMENT);
+    aquila::Session session, copy;
+    std::vector<std::int32_t> said;
+    CHECK(engine.try_session(session).ok() && session.length() == 0);
+    CHECK(engine.try_submit("hello", params, request, nullptr, nullptr, &session).ok());
+    CHECK(request.try_wait(status, waited).ok() && session.try_tokens(said).ok() && said.size() == session.length());
+    CHECK(session.try_fork(copy).ok() && copy.try_rollback(2).ok() && copy.length() == 2 && session.length() > 2);
+    CHECK(copy.try_save("/nonexistent/x").status() == AQUILA_ERR_NOT_FOUND);
+    CHECK(engine.try_restore("/nonexistent/x", copy).status() == AQUILA_ERR_NOT_FOUND && copy.length() == 2);
     std::vector<double> scores;
     std::vector<float> vectors;
     CHECK(engine.try_score("hello", {" world", "!"}, scores).ok() && scores.size() == 2 && scores[0] < 0);

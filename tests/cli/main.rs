@@ -9,6 +9,7 @@ mod chat;
 mod info;
 mod run;
 mod serve_bench;
+mod session;
 mod usage;
 
 use std::path::Path;

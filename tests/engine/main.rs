@@ -8,6 +8,7 @@ mod support;
 mod mock;
 mod model;
 mod serving;
+mod sessions;
 mod speculation;
 
 use aquila::backend::cpu::CpuBackend;
@@ -45,6 +46,7 @@ fn info(kv_blocks: usize, block_tokens: usize) -> EngineInfo {
         stop_ids: Vec::new(),
         parameters: 0,
         weight_bytes: 0,
+        fingerprint: 0,
         plan: MemoryPlan { kv_blocks, block_tokens, ..MemoryPlan::default() },
         executor: Vec::new(),
         chat_template: None,

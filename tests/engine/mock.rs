@@ -61,6 +61,19 @@ struct Job {
     carry: Vec<Carry>,
 }
 
+/// What the device's thread is told, in order.
+enum Order {
+    Step(Job),
+    /// The numbers of these blocks' slots that were written, the others as zeros.
+    Read(Vec<u32>, Sender<Vec<f32>>),
+    Write(Vec<u32>, Vec<f32>),
+}
+
+/// Numbers of one slot: a key and a value for each layer.
+fn slot_numbers(plain: &Plain) -> usize {
+    plain.spec.layers * 2 * plain.spec.kv_width()
+}
+
 enum Result1 {
     Logits(Vec<f32>),
     Selected(u32),
@@ -79,7 +92,7 @@ pub struct Mock {
     capabilities: Capabilities,
     manner: Manner,
     vocab: usize,
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Order>>,
     done: Receiver<(u64, Vec<Result1>)>,
     device: Option<std::thread::JoinHandle<()>>,
     submitted: u64,
@@ -101,12 +114,14 @@ impl Collected for Results {
 
 impl Mock {
     pub fn new(plain: Arc<Plain>, manner: Manner, seen: Arc<Mutex<Seen>>) -> Self {
-        let (jobs, inbox) = channel::<Job>();
+        let (jobs, inbox) = channel::<Order>();
         let (outbox, done) = channel();
-        let (vocab, device_manner) = (plain.spec.vocab, manner.clone());
+        let (vocab, slot_numbers, device_manner) = (plain.spec.vocab, slot_numbers(&plain), manner.clone());
         let device = std::thread::spawn(move || run_device(&plain, &inbox, &outbox, &device_manner));
         let capabilities = Capabilities {
             block_tokens: manner.block_tokens,
+            block_bytes: manner.block_tokens * slot_numbers * 4,
+            block_form: "mock".into(),
             prefill_over_cache: !manner.whole_prompts,
             mixed_steps: !manner.whole_prompts,
             device_select: manner.device_select,
@@ -201,7 +216,7 @@ impl Executor for Mock {
             wanted: step.wanted.to_vec(),
             carry: step.carry.to_vec(),
         };
-        self.jobs.as_ref().unwrap().send(job).unwrap();
+        self.jobs.as_ref().unwrap().send(Order::Step(job)).unwrap();
         self.submitted += 1;
         Ok(Ticket(number))
     }
@@ -220,6 +235,23 @@ impl Executor for Mock {
 
     fn copy_blocks(&mut self, _pairs: &[(u32, u32)]) -> Result<()> {
         Err(aquila::error!(Unsupported, "the mock copies no blocks"))
+    }
+
+    fn read_blocks(&mut self, blocks: &[u32], out: &mut [u8]) -> Result<()> {
+        assert_eq!(out.len(), blocks.len() * self.capabilities.block_bytes);
+        let (answer, numbers) = channel();
+        self.jobs.as_ref().unwrap().send(Order::Read(blocks.to_vec(), answer)).unwrap();
+        for (out, number) in out.chunks_exact_mut(4).zip(numbers.recv().unwrap()) {
+            out.copy_from_slice(&number.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write_blocks(&mut self, blocks: &[u32], bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), blocks.len() * self.capabilities.block_bytes);
+        let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        self.jobs.as_ref().unwrap().send(Order::Write(blocks.to_vec(), numbers)).unwrap();
+        Ok(())
     }
 
     fn run_tapped(&mut self, _step: &Step<'_>, _tap: Tap<'_>) -> Result<Ticket> {
@@ -241,11 +273,22 @@ impl Drop for Mock {
 }
 
 /// The device: slots of keys and values, steps one after another.
-fn run_device(plain: &Plain, jobs: &Receiver<Job>, done: &Sender<(u64, Vec<Result1>)>, manner: &Manner) {
+fn run_device(plain: &Plain, orders: &Receiver<Order>, done: &Sender<(u64, Vec<Result1>)>, manner: &Manner) {
     let block_tokens = manner.block_tokens;
     let mut cache: HashMap<u32, KeyValue> = HashMap::new();
     let mut selected: HashMap<(u64, usize), u32> = HashMap::new();
-    for mut job in jobs {
+    for order in orders {
+        let mut job = match order {
+            Order::Step(job) => job,
+            Order::Read(blocks, answer) => {
+                answer.send(read(&cache, &blocks, plain, block_tokens)).unwrap();
+                continue;
+            }
+            Order::Write(blocks, numbers) => {
+                write(&mut cache, &blocks, &numbers, plain, block_tokens);
+                continue;
+            }
+        };
         if let Some(gate) = &manner.gate {
             let _ = gate.lock().unwrap().recv();
         }
@@ -276,5 +319,35 @@ fn run_device(plain: &Plain, jobs: &Receiver<Job>, done: &Sender<(u64, Vec<Resul
         if done.send((job.ticket, results)).is_err() {
             return;
         }
+    }
+}
+
+fn slots(blocks: &[u32], block_tokens: usize) -> impl Iterator<Item = u32> {
+    let of = move |&block: &u32| block * block_tokens as u32..(block + 1) * block_tokens as u32;
+    blocks.iter().flat_map(of)
+}
+
+fn read(cache: &HashMap<u32, KeyValue>, blocks: &[u32], plain: &Plain, block_tokens: usize) -> Vec<f32> {
+    let mut numbers = Vec::new();
+    for slot in slots(blocks, block_tokens) {
+        match cache.get(&slot) {
+            Some(layers) => layers.iter().for_each(|(key, value)| numbers.extend([&key[..], value].concat())),
+            None => numbers.resize(numbers.len() + slot_numbers(plain), 0.0),
+        }
+    }
+    numbers
+}
+
+fn write(
+    cache: &mut HashMap<u32, KeyValue>,
+    blocks: &[u32],
+    numbers: &[f32],
+    plain: &Plain,
+    block_tokens: usize,
+) {
+    let width = plain.spec.kv_width();
+    for (slot, numbers) in slots(blocks, block_tokens).zip(numbers.chunks_exact(slot_numbers(plain))) {
+        let layers = numbers.chunks_exact(2 * width);
+        cache.insert(slot, layers.map(|kv| (kv[..width].to_vec(), kv[width..].to_vec())).collect());
     }
 }

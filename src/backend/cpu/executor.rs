@@ -280,6 +280,14 @@ impl Executor for CpuExecutor {
         pairs.iter().try_for_each(|&(from, to)| self.kv.copy(from, to))
     }
 
+    fn read_blocks(&mut self, blocks: &[u32], out: &mut [u8]) -> Result<()> {
+        self.kv.read(blocks, out)
+    }
+
+    fn write_blocks(&mut self, blocks: &[u32], bytes: &[u8]) -> Result<()> {
+        self.kv.write(blocks, bytes)
+    }
+
     fn run_tapped(&mut self, step: &Step<'_>, tap: Tap<'_>) -> Result<Ticket> {
         self.execute(step, Some(tap))
     }

@@ -4,6 +4,9 @@ use super::arena::Arena;
 use super::kernels::KvLayout;
 use crate::base::error::Result;
 
+/// Raise it when the same keys and values become other bytes of a block.
+const FORM_REVISION: u32 = 1;
+
 /// Keys and values, `[layers][blocks][block bytes]`. Which block belongs to which sequence is the
 /// engine's affair.
 pub struct KvCache {
@@ -45,22 +48,76 @@ impl KvCache {
         self.bytes.as_mut_ptr().wrapping_add(layer * self.blocks * self.layout.block_bytes())
     }
 
+    /// Bytes of one block, all layers together.
+    pub fn block_bytes(&self) -> usize {
+        self.layers * self.layout.block_bytes()
+    }
+
+    /// What the bytes of a block mean.
+    pub fn form(layout: &KvLayout, layers: usize) -> String {
+        let KvLayout { kv_heads, head_dim, element } = layout;
+        format!("cpu-{FORM_REVISION} {} {layers}x{kv_heads}x{head_dim}", element.name())
+    }
+
     /// Copies block `from` to block `to` in all layers; `Argument` where either does not exist.
     pub fn copy(&mut self, from: u32, to: u32) -> Result<()> {
-        let (blocks, size) = (self.blocks, self.layout.block_bytes());
-        for block in [from, to] {
-            crate::ensure!(
-                (block as usize) < blocks,
-                Argument,
-                "KV block {block} does not exist; there are {blocks}"
-            );
-        }
+        self.check(from)?;
+        self.check(to)?;
+        let size = self.layout.block_bytes();
         for layer in 0..self.layers {
             let base = self.layer(layer);
             // SAFETY: both blocks lie inside the layer, `&mut self` excludes a running step, and `copy`
             // allows the two to be one.
             unsafe { std::ptr::copy(base.add(from as usize * size), base.add(to as usize * size), size) };
         }
+        Ok(())
+    }
+
+    /// Copies `blocks` to `out`, `[blocks][layers][block bytes]`; `Argument` where one does not exist or the
+    /// length is another.
+    pub fn read(&mut self, blocks: &[u32], out: &mut [u8]) -> Result<()> {
+        let size = self.layout.block_bytes();
+        self.each_part(blocks, out.len(), |place, offset| {
+            if let Some(out) = out.get_mut(offset..offset + size) {
+                // SAFETY: the place is a block of one layer, and `&mut self` excludes a running step.
+                unsafe { std::ptr::copy_nonoverlapping(place, out.as_mut_ptr(), size) };
+            }
+        })
+    }
+
+    /// The other way.
+    pub fn write(&mut self, blocks: &[u32], bytes: &[u8]) -> Result<()> {
+        let size = self.layout.block_bytes();
+        self.each_part(blocks, bytes.len(), |place, offset| {
+            if let Some(bytes) = bytes.get(offset..offset + size) {
+                // SAFETY: as above.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, size) };
+            }
+        })
+    }
+
+    /// Where each layer's part of each of `blocks` is, here and in `len` bytes that hold them one after another.
+    fn each_part(&self, blocks: &[u32], len: usize, mut visit: impl FnMut(*mut u8, usize)) -> Result<()> {
+        let expected = blocks.len() * self.block_bytes();
+        crate::ensure!(len == expected, Argument, "KV blocks: expected {expected} bytes, found {len}");
+        let size = self.layout.block_bytes();
+        for (index, &block) in blocks.iter().enumerate() {
+            self.check(block)?;
+            for layer in 0..self.layers {
+                let place = self.layer(layer).wrapping_add(block as usize * size);
+                visit(place, (index * self.layers + layer) * size);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, block: u32) -> Result<()> {
+        crate::ensure!(
+            (block as usize) < self.blocks,
+            Argument,
+            "KV block {block} does not exist; there are {}",
+            self.blocks
+        );
         Ok(())
     }
 }

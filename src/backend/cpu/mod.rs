@@ -158,9 +158,11 @@ impl Setup {
         Ok(Setup { threads, batch, layout, sizes, survey, mapped, copied, packed: None })
     }
 
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, layers: usize) -> Capabilities {
         Capabilities {
             block_tokens: BLOCK_TOKENS,
+            block_bytes: layers * self.layout.block_bytes(),
+            block_form: KvCache::form(&self.layout, layers),
             prefill_over_cache: true,
             mixed_steps: true,
             device_select: false,
@@ -241,7 +243,7 @@ impl Backend for CpuBackend {
             crate::bail!(NoMemory, "{refusal}");
         }
         let setup = Setup::of(&spec, &weights, options)?;
-        let capabilities = setup.capabilities();
+        let capabilities = setup.capabilities(spec.layers);
         let kernels = Kernels::new(self.level);
         let work = Workspace::new(&spec, setup.sizes)?;
         let kv = KvCache::new(setup.layout, spec.layers, plan.kv_blocks)?;

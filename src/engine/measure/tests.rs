@@ -59,6 +59,14 @@ impl Executor for Checker {
         Ok(())
     }
 
+    fn read_blocks(&mut self, _blocks: &[u32], _out: &mut [u8]) -> Result<()> {
+        crate::bail!(Unsupported, "no content")
+    }
+
+    fn write_blocks(&mut self, _blocks: &[u32], _bytes: &[u8]) -> Result<()> {
+        crate::bail!(Unsupported, "no content")
+    }
+
     fn run_tapped(&mut self, _step: &Step<'_>, _tap: Tap<'_>) -> Result<Ticket> {
         crate::bail!(Unsupported, "no tap")
     }
@@ -89,6 +97,8 @@ fn rig(prefill_over_cache: bool) -> (Rig, Arc<Mutex<Vec<Seen>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let can = Capabilities {
         block_tokens: 4,
+        block_bytes: 0,
+        block_form: String::new(),
         prefill_over_cache,
         mixed_steps: true,
         device_select: false,

@@ -29,10 +29,10 @@ impl Queues {
         if !limits.chunked && known > budget {
             return None;
         }
-        let (mut blocks, mut chain) = (Vec::new(), Chain::START);
+        let (mut blocks, mut chain) = (Vec::new(), Chain::start(next.realm));
         if next.shares {
             // Rows whose results are wanted are computed in any case.
-            chain = kv.adopt(&mut blocks, tokens(id), next.results.first(known));
+            chain = kv.adopt(&mut blocks, tokens(id), next.results.first(known), chain);
         }
         // All its known tokens must fit into free blocks: admitting puts nobody of its priority back, and a sequence
         // that was put back does not come in again only to be put back at once.
@@ -68,7 +68,7 @@ impl Queues {
         }
         let mut found = Vec::new();
         if next.shares {
-            kv.adopt(&mut found, tokens(id), next.results.first(known));
+            kv.adopt(&mut found, tokens(id), next.results.first(known), Chain::start(next.realm));
         }
         let missing = kv.needed(known) - found.len();
         let fits = |running: usize, free: usize| running < limits.sequences && free >= missing;
@@ -110,8 +110,21 @@ impl Queues {
 
     /// Gives a running sequence's blocks back; it waits in front and is computed again.
     pub(super) fn put_back(&mut self, kv: &mut KvBlocks, index: usize) {
-        let mut sequence = self.running.remove(index);
         self.put_back += 1;
+        self.wait_anew(kv, index);
+    }
+
+    /// Begins a running sequence that has nothing in flight anew, with `known` tokens that are not those it had.
+    pub fn begin_anew(&mut self, kv: &mut KvBlocks, id: u64, known: usize, positions_max: usize) {
+        let Some(index) = self.running.iter().position(|s| s.id == id) else { return };
+        let sequence = &mut self.running[index];
+        debug_assert_eq!(sequence.in_flight, 0);
+        (sequence.known, sequence.positions_max) = (known, positions_max);
+        self.wait_anew(kv, index);
+    }
+
+    fn wait_anew(&mut self, kv: &mut KvBlocks, index: usize) {
+        let mut sequence = self.running.remove(index);
         kv.release(&mut sequence.blocks);
         (sequence.submitted, sequence.held) = (0, false);
         sequence.published = Default::default();

@@ -112,6 +112,8 @@ fn prompts_and_answers_take_turns_where_they_share_no_step() {
 fn whole_prompts_never_share_a_step_with_decode_rows() {
     let capabilities = Capabilities {
         block_tokens: 128,
+        block_bytes: 0,
+        block_form: String::new(),
         prefill_over_cache: false,
         mixed_steps: true,
         device_select: false,

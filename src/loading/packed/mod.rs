@@ -15,19 +15,15 @@
 //! payload with its checksum; it is asked for by the caller, and needed where [`PackedFile::must_verify`] says so:
 //! the file was published although the system could not confirm that it is on the disk.
 //!
-//! **Never a broken file.** A [`Writer`] fills a file of its own under a temporary name, has it synchronised, and
-//! renames it. Whoever reads sees the old file or the new one. A writer that dies leaves its temporary file, which the
-//! next one removes: a lock on the file tells a dead writer's from a live one's.
+//! **Never a broken file.** A [`Writer`] fills a [`NewFile`](crate::base::new_file::NewFile): whoever reads sees the
+//! old file or the new one.
 
 mod format;
 mod key;
 mod store;
-mod system;
 mod write;
 
 pub use format::{Contents, Entry, Format, Wanted};
 pub use key::SourceKey;
 pub use store::{Found, PackedFile, Store};
 pub use write::Writer;
-#[cfg(test)]
-pub(crate) use write::fault;

@@ -83,7 +83,7 @@ impl Store {
 
     /// Begins to write the file of `format`; `Io` or `NotFound` where the directory or the disk does not let it.
     pub fn create(&self, format: &Format) -> Result<Writer> {
-        Writer::new(&self.dir, &self.path(format), format, self.source)
+        Writer::new(&self.path(format), format, self.source)
     }
 }
 
