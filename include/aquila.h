@@ -7,15 +7,16 @@
  *
  * A service: aquila_submit starts a request and returns, aquila_next reads its events, aquila_cancel ends it,
  * all from any thread; an aquila_queue lets one thread wait for hundreds of requests, with a descriptor for
- * poll. The engine runs the requests together.
+ * poll. The engine runs the requests together. An aquila_session is a text that grows from request to request,
+ * and that can be copied, cut, and kept in a file.
  *
  * Errors. Functions return an aquila_status: AQUILA_OK, or a negative number that says what to do (a positive
  * one is no error). The aquila_error that most take as their last argument says why; NULL is allowed. An
  * out-pointer is set to NULL on failure. NULL or a misaligned address for a required argument gives
  * AQUILA_ERR_ARGUMENT.
  *
- * Handles. aquila_engine, aquila_request, aquila_queue and aquila_result are never dereferenced: a handle is
- * looked up at each call. A freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread;
+ * Handles. aquila_engine, aquila_request, aquila_queue, aquila_session and aquila_result are never dereferenced: a
+ * handle is looked up at each call. A freed one gives AQUILA_ERR_CLOSED, also while it is being used by another thread;
  * a second free does nothing. An object lives until the last running call on it returns. Nothing that the
  * library gives is freed with free().
  *
@@ -186,8 +187,18 @@ extern "C" {
 /** Do not add what the tokenizer's own rules add to a prompt. */
 #define AQUILA_GEN_NO_ADD_SPECIAL 128
 
-/** Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others. */
+/**
+ * Neither take over what the KV cache holds of prompts that begin alike, nor leave it for others. On a session: share
+ * it with that session and its copies alone.
+ */
 #define AQUILA_GEN_NO_CACHE 32
+
+/**
+ * Where the context is full, go on without the middle of the text: the first n_keep tokens stay, and of the others the
+ * newest, as many as fill half of the rest. What follows is what the model says after just these. A prompt, or a
+ * session, that leaves no room is cut the same way. Needs max_tokens.
+ */
+#define AQUILA_GEN_SHIFT 64
 
 /** Do not recognise special-token text in the prompt. */
 #define AQUILA_GEN_NO_PARSE_SPECIAL 256
@@ -268,6 +279,14 @@ typedef struct aquila_request aquila_request;
 typedef struct aquila_result aquila_result;
 
 /**
+ * A text on an engine that grows from request to request: a request whose aquila_job names it continues it, and what it
+ * made belongs to it. It is the list of its tokens, and costs no more memory than these; what was computed of them
+ * stays in the engine's KV cache as long as there is room, and is computed again where there was none. A handle, never
+ * dereferenced.
+ */
+typedef struct aquila_session aquila_session;
+
+/**
  * What a call answers: `AQUILA_OK`, or a negative number that says what the caller can do about the
  * failure. A positive number will never be an error. Numbers never move and are never used again.
  */
@@ -336,8 +355,8 @@ typedef struct aquila_engine_stats {
     uint32_t running;
     /** Requests that wait for a place. */
     uint32_t waiting;
-    /** 0. */
-    uint32_t reserved;
+    /** Sessions that were not freed. */
+    uint32_t sessions;
     /** Tokens of the KV cache that requests hold. */
     uint64_t kv_tokens_used;
     /**
@@ -532,6 +551,13 @@ typedef struct aquila_gen_params {
     int32_t priority;
     /** How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20. */
     uint32_t n_logprobs;
+    /**
+     * Tokens at the beginning that AQUILA_GEN_SHIFT leaves; at most half of the context. A begin-of-sequence token stays
+     * in any case.
+     */
+    uint32_t n_keep;
+    /** 0. */
+    uint32_t reserved2;
 } aquila_gen_params;
 
 /** Times and counts of one generation. Set struct_size before the call that fills it. */
@@ -640,6 +666,13 @@ typedef struct aquila_job {
     struct aquila_queue *queue;
     /** The caller's own, for aquila_request_user. */
     void *user;
+    /**
+     * The session that the input continues: text and tokens are put behind what it has, without a begin-of-sequence
+     * token; an empty input goes on from there. A chat is the whole one each time: it takes the place of what the
+     * session had, and where both begin alike nothing is computed again. When the request ends, the session has the
+     * input and what was made of it, also after a cancel and a deadline; after an error it is as it was. NULL: none.
+     */
+    struct aquila_session *session;
 } aquila_job;
 
 /**
@@ -842,9 +875,10 @@ AQUILA_API aquila_status aquila_stream(struct aquila_engine *engine,
  *
  * Parameters: `job`, what to do; `request`, where the handle is written, NULL on failure.
  * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
- * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
+ * once where the waiting line is full; AQUILA_ERR_BUSY while another request runs on its session;
+ * AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
  * a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
- * AQUILA_ERR_CLOSED where the engine or the queue was freed; AQUILA_ERR_FORKED in a child process;
+ * AQUILA_ERR_CLOSED where the engine, the queue or the session was freed; AQUILA_ERR_FORKED in a child process;
  * AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
  * Ownership: the request is the caller's, to be given back with aquila_request_free.
  * Threads: any, at any time. It does not wait for a step.
@@ -971,6 +1005,108 @@ AQUILA_API int32_t aquila_queue_fd(const aquila_queue *queue);
  * Threads: any, at any time: waits end with AQUILA_ERR_CLOSED.
  */
 AQUILA_API void aquila_queue_free(struct aquila_queue *queue);
+
+/**
+ * Makes an empty session.
+ *
+ * Parameters: `session`, where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED, AQUILA_ERR_NO_MEMORY;
+ * AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
+ * Ownership: the session is the caller's, to be given back with aquila_session_free, also after aquila_free.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_create(struct aquila_engine *engine,
+                                               struct aquila_session **session,
+                                               struct aquila_error *error);
+
+/**
+ * Makes a copy of a session that goes its own way. It costs no computing: both share what is in the KV cache.
+ *
+ * Parameters: `session`; `copy`, where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_BUSY while a request runs on the session; and as aquila_session_create.
+ * Ownership: as aquila_session_create.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_fork(struct aquila_session *session,
+                                             struct aquila_session **copy,
+                                             struct aquila_error *error);
+
+/**
+ * Cuts a session to its first `length` tokens.
+ *
+ * Parameters: `length`, at most aquila_session_length; 0 empties it.
+ * Returns: AQUILA_OK; AQUILA_ERR_ARGUMENT where it has fewer tokens; AQUILA_ERR_BUSY while a request runs on it;
+ * AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED, AQUILA_ERR_STATE.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_rollback(struct aquila_session *session,
+                                                 size_t length,
+                                                 struct aquila_error *error);
+
+/**
+ * How many tokens a session has; while a request runs on it, how many it had before.
+ *
+ * Returns: the number; 0 also for NULL, for a freed session, and in a forked child.
+ * Threads: any, at any time.
+ */
+AQUILA_API size_t aquila_session_length(const aquila_session *session);
+
+/**
+ * The tokens of a session: those of all its inputs and of all that was made, without the ids that ended texts.
+ *
+ * Parameters: `ids`, room for `capacity` ids; `count`, NULL or where their number is written, also with
+ * AQUILA_ERR_TOO_SMALL.
+ * Returns: AQUILA_OK; AQUILA_ERR_TOO_SMALL if `capacity` is less than `count`, nothing but that is written then. With
+ * `ids` NULL and `capacity` 0 it only counts and returns AQUILA_OK. AQUILA_ERR_BUSY while a request runs on it;
+ * AQUILA_ERR_ARGUMENT, AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED, AQUILA_ERR_STATE.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_tokens(struct aquila_session *session,
+                                               int32_t *ids,
+                                               size_t capacity,
+                                               size_t *count,
+                                               struct aquila_error *error);
+
+/**
+ * Writes a session to a file: its tokens, and what the KV cache still holds of them. A file of that name is replaced when
+ * the new one is whole and on the disk: after a crash there is the old one or the new one. It takes about
+ * kv_bytes_per_token (of aquila_plan) for each token. Requests that run meanwhile go on.
+ *
+ * Parameters: `path`, of the file.
+ * Returns: AQUILA_OK; AQUILA_ERR_IO or AQUILA_ERR_NOT_FOUND, naming the path; AQUILA_ERR_BUSY while a request runs on
+ * it; AQUILA_ERR_ARGUMENT, AQUILA_ERR_NO_MEMORY, AQUILA_ERR_CLOSED, AQUILA_ERR_FORKED, AQUILA_ERR_STATE. On failure an
+ * older file is as it was.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_save(struct aquila_session *session,
+                                             const char *path,
+                                             struct aquila_error *error);
+
+/**
+ * Takes a session up from a file that aquila_session_save wrote, in this process or another one. The file is read and
+ * checked as a whole before anything is changed. What it brings into the KV cache only this session and its
+ * copies find.
+ *
+ * Parameters: `engine`, with the same model, dtype and kv_dtype as the one that saved it; `path`, of the file; `session`,
+ * where the handle is written, NULL on failure.
+ * Returns: AQUILA_OK; AQUILA_ERR_NOT_FOUND, AQUILA_ERR_IO; AQUILA_ERR_FORMAT, saying what is wrong, for a file that
+ * was cut or altered, or is of another model, arithmetic or KV cache; AQUILA_ERR_CONTEXT_FULL where it has more
+ * tokens than max_context; and as aquila_session_create.
+ * Ownership: as aquila_session_create.
+ * Threads: any, at any time.
+ */
+AQUILA_API aquila_status aquila_session_restore(struct aquila_engine *engine,
+                                                const char *path,
+                                                struct aquila_session **session,
+                                                struct aquila_error *error);
+
+/**
+ * Frees a session. A request that runs on it goes on.
+ *
+ * Parameters: `session`; NULL and a freed handle are fine: nothing happens.
+ * Threads: any, at any time.
+ */
+AQUILA_API void aquila_session_free(struct aquila_session *session);
 
 /**
  * The text of a result.

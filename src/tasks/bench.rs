@@ -4,11 +4,13 @@
 use super::{Failure, Outcome, args, console, interrupt};
 use aquila::engine::measure::limits::{self, Dot, ReadProbe};
 use aquila::engine::measure::{Case, Kind, Rig};
+use aquila::engine::params::{GenParams, Input};
 use aquila::open::LoadOptions;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::Instant;
 
 #[derive(Args, Debug)]
 #[command(after_help = "All lists are separated by commas; every combination is measured. The share of the \
@@ -41,6 +43,9 @@ pub struct BenchArgs {
     /// Keep converted weights in this directory, and map them at the next load
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// Also time N loads, from the call to the first token, after one that fills the caches
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    load: usize,
     /// Runs of each test; the median counts
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeat: usize,
@@ -61,8 +66,8 @@ pub struct BenchArgs {
 pub fn main(args: &BenchArgs) -> Outcome {
     console::show_log(args.quiet, false);
     let cases = cases(args);
-    if cases.is_empty() {
-        return Err(Failure::Usage("nothing to measure: --prompt and --gen are both 0".into()));
+    if cases.is_empty() && args.load == 0 {
+        return Err(Failure::Usage("nothing to measure: --prompt, --gen and --load are all 0".into()));
     }
     interrupt::install();
     let dtypes: Vec<Option<String>> = match args.dtype.as_slice() {
@@ -71,7 +76,12 @@ pub fn main(args: &BenchArgs) -> Outcome {
     };
     for &threads in &args.threads {
         for dtype in &dtypes {
-            measure_engine(args, threads, dtype.clone(), cases.clone())?;
+            if !cases.is_empty() {
+                measure_engine(args, threads, dtype.clone(), cases.clone())?;
+            }
+            if args.load > 0 {
+                measure_loads(args, threads, dtype.clone())?;
+            }
         }
     }
     Ok(())
@@ -95,9 +105,8 @@ fn cases(args: &BenchArgs) -> Vec<Case> {
     cases
 }
 
-/// Opens an executor just large enough for the tests and runs them.
-fn measure_engine(args: &BenchArgs, threads: u32, dtype: Option<String>, mut cases: Vec<Case>) -> Outcome {
-    let mut options = LoadOptions {
+fn options(args: &BenchArgs, threads: u32, dtype: Option<String>) -> LoadOptions {
+    LoadOptions {
         device: args.device.clone(),
         dtype,
         kv_dtype: args.kv_dtype.clone(),
@@ -105,7 +114,46 @@ fn measure_engine(args: &BenchArgs, threads: u32, dtype: Option<String>, mut cas
         threads,
         no_mmap: args.no_mmap,
         ..LoadOptions::default()
-    };
+    }
+}
+
+/// Times loads as a program has them, tokenizer and engine included: until the load returns, and until the first token.
+fn measure_loads(args: &BenchArgs, threads: u32, dtype: Option<String>) -> Outcome {
+    let options = options(args, threads, dtype);
+    let (mut loads, mut firsts) = (Vec::new(), Vec::new());
+    for turn in 0..=args.load {
+        let start = Instant::now();
+        let engine =
+            args::with_progress(args.quiet, |progress| aquila::open::load(&args.model, &options, progress))?;
+        let loaded = start.elapsed();
+        let params = GenParams { max_tokens: 1, ignore_eos: true, ..GenParams::default() };
+        engine.generate(Input::Tokens(vec![0]), params)?;
+        // The first one writes the packed cache where one is allowed, and reads the files from the disk.
+        if turn > 0 {
+            loads.push(loaded.as_secs_f64());
+            firsts.push(start.elapsed().as_secs_f64());
+        }
+        engine.close();
+    }
+    let (load, first) = (median(&loads), median(&firsts));
+    let dtype = options.dtype.as_deref().unwrap_or("as stored");
+    console::output(&if args.json {
+        let line = json!({
+            "test": "load",
+            "dtype": dtype,
+            "load_seconds": load,
+            "first_token_seconds": first,
+            "repeats": firsts,
+        });
+        format!("{line}\n")
+    } else {
+        format!("load {dtype}: {load:.2} s, first token after {first:.2} s (medians of {})\n", args.load)
+    })
+}
+
+/// Opens an executor just large enough for the tests and runs them.
+fn measure_engine(args: &BenchArgs, threads: u32, dtype: Option<String>, mut cases: Vec<Case>) -> Outcome {
+    let mut options = options(args, threads, dtype);
     fit(args, &mut options, &mut cases)?;
     if !args.quiet {
         args::announce(&args.model, &options)?;

@@ -9,7 +9,7 @@ tenth slower than its best in the first round is not run again.
   --layers N     layers of the model, of 32 [8]; its weights are random, which costs the same time as real ones
   --rounds N     rounds [3]
   --threads N    [all processors of this process]
-  --only TEXT    rows whose name contains TEXT; several texts with | between
+  --only TEXT    rows whose name contains TEXT, "second load" among them; several texts with | between
   --out DIR      where table.csv and table.svg go [target/bench]
   --record       also keep both in tests/bench/record/ under the processor's name; rows that are not run now stay
                  there as they are
@@ -140,6 +140,12 @@ class Bench:
             command = ["target/release/aquila", "info", model, "--json", *(["--dtype", dtype] if dtype else [])]
             self.own_bits[model, dtype] = 8 * output(command)[0]["memory"]["weight_bytes_per_token"] / self.matrix_weights
         return self.own_bits[model, dtype]
+
+    def second_load(self):
+        """Seconds from the call of a load that finds its packed cache to the first token."""
+        command = ["target/release/aquila", "bench", self.model("F16"), "--threads", self.threads, "--json", "-q"]
+        command += ["--dtype", "q8", "--cache-dir", self.models, "--load", 3, "--prompt", 0, "--gen", 0]
+        return output(command)[0]["first_token_seconds"]
 
     def peers(self, row):
         for kind in row.peers:
@@ -275,7 +281,8 @@ def main():
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    wanted = [row for row in rows() if any(part in row.name for part in arguments.only.split("|"))]
+    parts = arguments.only.split("|")
+    wanted = [row for row in rows() if any(part in row.name for part in parts)]
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is not idle (load {load:.1f}): the figures will be too low", file=sys.stderr)
@@ -293,6 +300,9 @@ def main():
     print(f"{'task':<28}{'tokens/s':>9}{'bits':>7}{'limit':>10}{'of it':>7}  {'best peer':<24}{'bits':>6}{'tokens/s':>9}{'ratio':>8}")
     for row in found:
         print(line(row))
+    if any(part in "second load" for part in parts):
+        seconds = bench.second_load()
+        print(f"second load, q8 from the packed cache, {bench.layers} layers: first token after {seconds:.2f} s (goal 1)")
     print(f"written: {os.path.relpath(arguments.out)}/table.csv and .svg", file=sys.stderr)
     if not bench.has_peer:
         print("llama.cpp is not compared: tests/bench/peers.sh builds it")

@@ -22,7 +22,8 @@ static aquila_request *submit(aquila_engine *engine, aquila_session *session, co
 }
 
 /* Goes on with `n` ids and gives the result. */
-static aquila_result *say(aquila_engine *engine, aquila_session *session, const int32_t *ids, size_t n, uint32_t tokens) {
+static aquila_result *say(aquila_engine *engine, aquila_session *session, const int32_t *ids, size_t n,
+                          uint32_t tokens) {
     aquila_gen_params params = short_params(tokens);
     aquila_request *request = submit(engine, session, ids, n, &params);
     aquila_result *result;
@@ -102,17 +103,22 @@ static void a_text_grows(aquila_engine *engine) {
 }
 
 /* Text goes on without a begin-of-sequence token; a chat is the whole chat. */
-static void texts_and_chats(aquila_engine *engine) {
+static void texts_and_chats(const char *model) {
     static const char turn[] = "[{\"role\":\"user\",\"content\":\"hello\"}]";
+    aquila_load_options options;
+    aquila_engine *engine;
     aquila_gen_params params = short_params(4);
     aquila_session *session;
     aquila_request *request;
     aquila_result *result;
     aquila_error error;
     aquila_job job;
-    size_t first, second;
+    size_t first = 0, second;
     int i;
 
+    aquila_load_options_init(&options, sizeof options);
+    options.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_OK);
     EXPECT(aquila_session_create(engine, &session, &error), AQUILA_OK);
     memset(&job, 0, sizeof job);
     job.struct_size = sizeof job;
@@ -146,6 +152,7 @@ static void texts_and_chats(aquila_engine *engine) {
         CHECK(aquila_session_length(session) == first);
     }
     aquila_session_free(session);
+    aquila_free(engine);
 }
 
 static void one_request_at_a_time(aquila_engine *engine) {
@@ -313,7 +320,7 @@ int main(int argc, char **argv) {
     if (argc != 2) return 2;
     engine = load(argv[1]);
     a_text_grows(engine);
-    texts_and_chats(engine);
+    texts_and_chats(argv[1]);
     one_request_at_a_time(engine);
     in_a_file(argv[1], engine);
     misuse(engine);

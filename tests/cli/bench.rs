@@ -19,6 +19,22 @@ const KEYS: [&str; 11] = [
 ];
 
 #[test]
+fn loads_are_timed_to_the_first_token() {
+    let model = model(|_| {});
+    let path = text(model.path());
+    let output = run(&["bench", path, "--prompt=0", "--gen=0", "--load=2", "--dtype=q8", "--json"]);
+    expect_code(&output, 0);
+    let line: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!((&line["test"], &line["dtype"]), (&"load".into(), &"q8".into()));
+    assert_eq!(line["repeats"].as_array().unwrap().len(), 2);
+    let seconds = |key: &str| line[key].as_f64().unwrap();
+    assert!(0.0 < seconds("load_seconds") && seconds("load_seconds") < seconds("first_token_seconds"));
+    let output = run(&["bench", path, "--prompt=0", "--gen=0", "--load=1", "-q"]);
+    assert!(stdout(&output).starts_with("load as stored: "), "{}", stdout(&output));
+    expect_code(&run(&["bench", path, "--prompt=0", "--gen=0"]), 2);
+}
+
+#[test]
 fn json_is_one_object_a_line_with_just_the_keys_that_are_promised() {
     let model = model(|m| m.tokenizer = TinyTokenizer::None);
     let path = text(model.path());

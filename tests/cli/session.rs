@@ -40,7 +40,7 @@ fn a_run_that_is_killed_leaves_a_whole_file() {
     let path = text(model.path());
     let kept = model.path().join("kept");
     let file = text(&kept);
-    let mut command = || {
+    let command = || {
         let mut command = aquila();
         command.args(["run", path, "a", "--session", file]).args(COMMON);
         command
