@@ -181,8 +181,10 @@ impl SessionFile {
         );
         let text_bytes = u64::from(texts[0]) + u64::from(texts[1]);
         let first = HEADER_BYTES as u64 + text_bytes + 4 * tokens;
-        let block = checked::add(block_bytes, 8, "a KV block")?;
-        let length = checked::add(first, checked::mul(blocks, block, "KV blocks")?, "a saved session")?;
+        let length = checked::add(block_bytes, 8, "a KV block")
+            .and_then(|block| checked::mul(blocks, block, "KV blocks"))
+            .and_then(|all| checked::add(first, all, "a saved session"))
+            .map_err(|error| error.at(&path))?;
         crate::ensure!(
             source.len() == length,
             Format,
