@@ -12,7 +12,7 @@ TOKENS ?= 200
 
 -include pkgconfig/install.mk
 
-.PHONY: help build demo test test-aarch64 bench lint fmt-check clean
+.PHONY: help build demo test test-aarch64 tsan bench lint fmt-check clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /|/' \
@@ -34,6 +34,9 @@ test: ## sets up what the tests need and runs all of them
 test-aarch64: ## the kernels and the library on emulated aarch64 CPUs; a part of test
 	@CARGO='$(CARGO)' tests/aarch64/run.sh
 
+tsan: ## the C programs under ThreadSanitizer, with Rust's own library instrumented
+	@CARGO='$(CARGO)' tests/tsan/run.sh
+
 bench: build ## speed on this machine, beside llama.cpp where tests/bench/peers.sh has built it
 	@tests/bench/bench.sh $(MODEL)
 
@@ -52,3 +55,4 @@ install: ## library, header, program and documents; PREFIX=/usr/local DESTDIR= L
 uninstall: ## removes what install put there
 header: ## writes include/aquila.h anew from src/capi
 check-header: ## include/aquila.h is what src/capi says
+abi: ## takes over what was added to aquila.h into pkgconfig/abi; what breaks programs only with BREAK=1

@@ -9,7 +9,7 @@ DESTDIR ?=
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
-.PHONY: build-release stage install uninstall header check-header
+.PHONY: build-release stage install uninstall header check-header abi
 
 # Who installs has not always what built: the root of `sudo make install` often lacks cargo.
 build-release:
@@ -41,3 +41,7 @@ header:
 
 check-header:
 	$(CARGO) test --locked --test capi header
+
+# BREAK=1 also takes over what breaks programs.
+abi: header
+	AQUILA_WRITE_ABI=$(if $(BREAK),break,add) $(CARGO) test --locked --test capi the_binary_interface

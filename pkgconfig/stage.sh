@@ -76,6 +76,7 @@ for file in README.md README.zh-CN.md ARCHITECTURE.md CHANGELOG.md SECURITY.md L
 done
 mkdir -p "$to/share/man/man1"
 install -m 644 "$root/docs/aquila.1" "$to/share/man/man1/"
+install -m 644 "$here/abi/layout.json" "$to/share/aquila/"
 for folder in examples-c examples-cpp examples-go examples-python; do
     mkdir -p "$to/share/aquila/examples/${folder#examples-}"
     install -m 644 "$root/$folder"/*.* "$to/share/aquila/examples/${folder#examples-}/"

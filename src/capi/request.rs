@@ -195,9 +195,7 @@ unsafe fn submit(engine: &crate::engine::Engine, job: aquila_job) -> Result<*mut
     let (request, admission) = engine.prepare(Job { input, params, queue, session })?;
     let object = RequestObject { request, user: job.user.expose_provenance(), reading: Mutex::default() };
     let handle = handles::insert::<_, aquila_request>(object).map_err(|(error, _)| error)?;
-    // Before it runs: its first event may come before this function returns.
-    admission.set_name(handle.addr());
-    if let Err(error) = admission.admit() {
+    if let Err(error) = admission.admit(handle.addr()) {
         drop(handles::close::<RequestObject, _>(handle));
         return Err(error);
     }

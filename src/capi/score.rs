@@ -78,14 +78,15 @@ pub unsafe extern "C" fn aquila_embed(
             if vectors.is_null() && capacity == 0 {
                 return Ok(());
             }
-            let texts = self::texts("texts", texts, count)?;
             if count > 0 {
                 guard::check_pointer("vectors", vectors)?;
             }
+            // Before the texts are read: a count beyond the room may be no count at all.
             if count.checked_mul(width).is_none_or(|needed| needed > capacity) {
                 let message = format!("vectors: room for {capacity} numbers, expected {count} times {width}");
                 return Err(Error::new(Status::TooSmall, message));
             }
+            let texts = self::texts("texts", texts, count)?;
             for (at, vector) in engine.engine().embed(&texts)?.iter().enumerate() {
                 vectors.add(at * width).copy_from_nonoverlapping(vector.as_ptr(), vector.len().min(width));
             }

@@ -152,9 +152,14 @@ pub(super) unsafe fn sized_text<'a>(name: &str, text: *const c_char, size: usize
     guard::utf8(name, bytes)
 }
 
-/// C's ids as the library's, each checked to be in `0..vocab`.
+/// C's ids as the library's, each checked to be in `0..vocab`. More than any context has are refused before they are
+/// looked at: such a count is a mistake.
 pub(super) fn token_ids(name: &str, ids: &[i32], vocab: usize) -> Result<Vec<u32>> {
-    let mut checked = Vec::with_capacity(ids.len());
+    let (count, most) = (ids.len(), limits::CONTEXT_MAX);
+    crate::ensure!(count <= most as usize, Argument, "{name}: {count} ids, expected at most {most}");
+    let mut checked = Vec::new();
+    let room = checked.try_reserve_exact(count);
+    room.map_err(|_| crate::error!(NoMemory, "{name}: no memory for {count} ids"))?;
     for (at, &id) in ids.iter().enumerate() {
         match u32::try_from(id) {
             Ok(known) if (known as usize) < vocab => checked.push(known),

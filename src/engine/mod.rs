@@ -202,7 +202,7 @@ impl Engine {
     /// The same with all that a request may have.
     pub fn run(&self, job: Job<'_>) -> Result<Request> {
         let (request, admission) = self.prepare(job)?;
-        admission.admit()?;
+        admission.admit(0)?;
         Ok(request)
     }
 
@@ -291,7 +291,7 @@ pub struct Job<'a> {
     pub input: Input,
     /// How.
     pub params: GenParams,
-    /// Where the request is listed when it has something to say, under the name that [`Admission::set_name`] gives it.
+    /// Where the request is listed when it has something to say, under the name that [`Admission::admit`] gives it.
     pub queue: Option<Arc<EventQueue>>,
     /// The session whose text the input continues.
     pub session: Option<&'a Session>,
@@ -311,14 +311,10 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// What the request's queue hands out for it; not 0.
-    pub fn set_name(&self, name: usize) {
-        self.arrival.state.set_name(name);
-    }
-
-    /// Hands the request over; errors as those of [`Engine::submit`].
-    pub fn admit(self) -> Result<()> {
-        self.shared.admit(self.arrival)
+    /// Hands the request over; errors as those of [`Engine::submit`]. `name`: what the request's queue hands out for
+    /// it, not 0; a request that is refused is never handed out. Without a queue it has no meaning.
+    pub fn admit(self, name: usize) -> Result<()> {
+        self.shared.admit(self.arrival, name)
     }
 }
 

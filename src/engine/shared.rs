@@ -79,8 +79,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Hands a request to the engine's thread, or says why not.
-    pub(crate) fn admit(&self, arrival: Arrival) -> Result<()> {
+    /// Hands a request to the engine's thread, or says why not. It gets its `name` only here: one that is refused ends
+    /// like any other that is dropped, and nobody must hear of it.
+    pub(crate) fn admit(&self, arrival: Arrival, name: usize) -> Result<()> {
         let mut inbox = self.inbox.lock();
         inbox.life.check()?;
         let waiting = inbox.arrivals.len() + self.waiting.load(Ordering::Relaxed);
@@ -89,6 +90,8 @@ impl Shared {
             crate::bail!(Overloaded, "{waiting} requests wait already, at most {} may", self.max_waiting);
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        // Before it runs: its first event may come before this function returns.
+        arrival.state.set_name(name);
         inbox.arrivals.push_back(arrival);
         self.bell.notify_one();
         Ok(())

@@ -3,9 +3,11 @@
 #define CHECK_H
 
 #include <aquila.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int failures;
 
@@ -51,6 +53,33 @@ UNUSED static aquila_gen_params short_params(uint32_t tokens) {
     params.max_tokens = tokens;
     params.flags = AQUILA_GEN_IGNORE_EOS;
     return params;
+}
+
+/* Whether all threads of this process but the calling one sleep. */
+UNUSED static int all_sleep(void) {
+    char path[300], name[64], state;
+    struct dirent *entry;
+    int awake = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
+        FILE *file;
+        if (entry->d_name[0] == '.') continue;
+        sprintf(path, "/proc/self/task/%s/stat", entry->d_name);
+        if ((file = fopen(path, "r")) == NULL) continue;
+        if (fscanf(file, "%*d (%63[^)]) %c", name, &state) == 2) awake += state != 'S';
+        fclose(file);
+    }
+    if (tasks != NULL) closedir(tasks);
+    return awake == 1;
+}
+
+/* fork(). The allocator of older AddressSanitizers takes no care of it: where a thread that is just being born holds
+   its lock, the child waits for that lock for ever. */
+UNUSED static pid_t fork_with_idle_threads(void) {
+    while (!all_sleep()) usleep(1000);
+    fflush(NULL);
+    return fork();
 }
 
 #endif

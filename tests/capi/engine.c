@@ -1,6 +1,5 @@
 /* Facts of an engine, and its handle after a fork. */
 #include "check.h"
-#include "fork.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -13,9 +13,26 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// One C test a noun, each with a model as its argument.
-const NOUNS: [&str; 13] = [
-    "library", "engine", "load", "generate", "request", "queue", "session", "result", "text", "score",
-    "threads", "memory", "soak",
+const NOUNS: &[&str] = &[
+    "library",
+    "engine",
+    "load",
+    "generate",
+    "request",
+    "queue",
+    "session",
+    "result",
+    "text",
+    "score",
+    "log",
+    "contract",
+    "limits",
+    "lifetimes",
+    "manners",
+    "threads",
+    "together",
+    "memory",
+    "soak",
 ];
 
 /// A model that all tests read: two layers, 128 tokens of context.
@@ -42,12 +59,15 @@ fn run_quietly(command: &mut Command) -> Output {
 
 fn run_nouns(compiler: Compiler, link: Link, flags: &[&str], label: &str) {
     let dir = scratch(label);
-    for noun in NOUNS {
+    for &noun in NOUNS {
         let path = dir.join(noun);
         build(compiler.c(), &source(noun), &path, link, &[flags, &["-pthread"]].concat());
         let mut command = program(&path);
         if noun != "library" {
             command.arg(model());
+        }
+        if noun == "memory" && (link == Link::Static || compiler != Compiler::found()[0]) {
+            command.arg("20"); // all of it once is enough
         }
         let output = run_quietly(&mut command);
         let tells = matches!(noun, "memory" | "soak");
@@ -81,6 +101,17 @@ fn nouns_under_address_sanitizer() {
     build(gcc.c(), &code, &path, Link::Static, &["-fsanitize=address"]);
     let output = deadline::output(&mut program(&path));
     assert!(String::from_utf8_lossy(&output.stderr).contains("77 byte(s) leaked"), "{output:?}");
+}
+
+/// A plug-in host: the library is opened and closed again and again, also with an engine alive.
+#[test]
+fn the_library_can_be_opened_and_closed_again() {
+    let dir = scratch("unload");
+    let path = dir.join("unload");
+    build(Compiler::found()[0].c(), &source("unload"), &path, Link::Shared, &["-Wl,--as-needed"]);
+    let needed = said(Command::new("readelf").arg("-d").arg(&path));
+    assert!(!needed.contains("libaquila"), "it must not be linked: {needed}");
+    run_quietly(program(&path).arg(model()));
 }
 
 /// What each kind of broken checkpoint is refused with: a status, and a word of the message.
@@ -208,6 +239,23 @@ fn the_python_example_runs() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).matches(" tokens, first after").count(), 2);
 }
 
+/// What it writes down of the header agrees with the installed layout, as any binding can ask when it starts.
+#[test]
+fn the_python_examples_structs_agree_with_the_layout() {
+    let ask = "import json, sys, service\n\
+        structs = json.load(open(sys.argv[1]))['structs']\n\
+        for own, name in (('Error', 'error'), ('Params', 'gen_params'), ('Job', 'job'), ('Stats', 'stats'), \
+        ('Event', 'event')):\n    \
+        own, fields = getattr(service, own), structs['aquila_' + name]['fields']\n    \
+        there = [(f['name'], f['offset'], f['size']) for f in fields][:len(own._fields_)]\n    \
+        here = [(f[0], getattr(own, f[0]).offset, getattr(own, f[0]).size) for f in own._fields_]\n    \
+        assert here == there, (name, here, there)\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", ask]).arg(staged().join("share/aquila/layout.json"));
+    command.env("PYTHONPATH", manifest_dir().join("examples-python")).env("PYTHONDONTWRITEBYTECODE", "1");
+    run_quietly(&mut command);
+}
+
 /// A client by cgo.
 #[test]
 fn the_go_example_runs() {
@@ -292,7 +340,12 @@ fn make_installs_without_cargo_and_uninstalls_every_file() {
     crate::stage::run(&mut make("install"));
     let files =
         || said(Command::new("find").arg(dir.join("to")).args(["(", "-type", "f", "-o", "-type", "l", ")"]));
-    for file in ["lib/triplet/libaquila.so.1", "include/aquila.hpp", "share/man/man1/aquila.1"] {
+    for file in [
+        "lib/triplet/libaquila.so.1",
+        "include/aquila.hpp",
+        "share/man/man1/aquila.1",
+        "share/aquila/layout.json",
+    ] {
         assert!(files().contains(file), "{file}: {}", files());
     }
     crate::stage::run(&mut make("uninstall"));

@@ -1,6 +1,5 @@
 /* Sessions: what they hold, copies, cuts, files, misuse. */
 #include "check.h"
-#include "fork.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

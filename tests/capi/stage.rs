@@ -95,6 +95,7 @@ pub fn staged() -> &'static Path {
         let sources = [
             archive,
             manifest_dir().join("pkgconfig"),
+            manifest_dir().join("pkgconfig/abi"),
             manifest_dir().join("include"),
             manifest_dir().into(),
         ];

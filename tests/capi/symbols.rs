@@ -47,6 +47,19 @@ fn the_shared_library_is_named_and_needs_only_the_c_library() {
     }
 }
 
+/// `contract.c` holds every function against the rules that the header states for all: one that has no row there was
+/// forgotten.
+#[test]
+fn every_function_has_a_row_in_the_table_of_contracts() {
+    let table =
+        fs::read_to_string(manifest_dir().join("tests/capi/contract_rows.h")).expect("contract_rows.h");
+    let rows: BTreeSet<_> = (table.lines())
+        .filter_map(|line| line.trim().strip_prefix("{\"")?.split_once('"'))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert_eq!(rows, declared());
+}
+
 /// A program that takes the address of every function links with the library and with the archive.
 #[test]
 fn every_declared_function_links() {

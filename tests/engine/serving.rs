@@ -151,8 +151,7 @@ fn one_queue_serves_requests_of_two_engines() {
         let tokens = Input::Tokens(prompt(number, 3 + number));
         let (request, admission) =
             engine.prepare(Job { queue: Some(queue.clone()), ..Job::new(tokens, greedy(15)) }).unwrap();
-        admission.set_name(number + 1);
-        admission.admit().unwrap();
+        admission.admit(number + 1).unwrap();
         requests.push((request, Vec::new(), false));
     }
     let mut left = requests.len();
@@ -174,5 +173,39 @@ fn one_queue_serves_requests_of_two_engines() {
     }
     for (number, (_, tokens, _)) in requests.iter().enumerate() {
         assert_eq!(*tokens, engines[0].plain.greedy(&prompt(number, 3 + number), 15), "{number}");
+    }
+}
+
+/// A request that was refused once was handed out by its queue, with an end that nobody had asked for.
+#[test]
+fn a_refused_request_is_never_handed_out() {
+    let (opener, manner) = gated(Manner::default());
+    let (clock, _) = Clock::stepped();
+    let info = info(manner.kv_blocks, manner.block_tokens);
+    let executor = Box::new(Mock::new(plain(), manner, Arc::default()));
+    let parts = Parts { info, tokenizer: None, chat: None, executor, max_waiting: 1, clock };
+    let engine = Engine::start(parts).unwrap();
+    let prepare = || {
+        let queue = EventQueue::new().unwrap();
+        let tokens = Input::Tokens(prompt(1, 4));
+        let (request, admission) =
+            engine.prepare(Job { queue: Some(queue.clone()), ..Job::new(tokens, greedy(2)) }).unwrap();
+        (admission, request, queue)
+    };
+    let mut taken = Vec::new(); // some run, one waits
+    let overloaded = loop {
+        let (admission, request, queue) = prepare();
+        match admission.admit(1) {
+            Ok(()) => taken.push(request),
+            Err(error) => break (error.status, request, queue),
+        }
+    };
+    let (admission, request, queue) = prepare();
+    drop(opener);
+    engine.close();
+    let closed = (admission.admit(1).unwrap_err().status, request, queue);
+    assert_eq!((overloaded.0, closed.0), (Status::Overloaded, Status::Closed));
+    for (_, _, queue) in [overloaded, closed] {
+        assert_eq!(queue.wait(&mut [0; 4], Some(Duration::ZERO)).unwrap(), Heard::Timeout);
     }
 }

@@ -1,11 +1,13 @@
-//! An engine that has nothing to do takes no CPU, and its threads are named, deaf to signals, and gone
-//! when it is closed.
+//! An engine that has nothing to do takes no CPU, nor does who waits for it; its threads are named, deaf to
+//! signals, and gone when it is closed.
 //!
 //! The only test of its program, so that no other test's threads and CPU time are counted.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+use aquila::engine::Next;
+use aquila::engine::event_queue::{EventQueue, Heard};
 use aquila::engine::params::{GenParams, Input};
 use aquila::open::{self, LoadOptions};
 use std::collections::BTreeMap;
@@ -54,7 +56,24 @@ fn an_idle_engine_sleeps_and_a_closed_one_is_gone() {
     let options = LoadOptions { threads: 2, ..LoadOptions::default() };
     let engine = open::load(dir.path(), &options, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
     let params = GenParams { max_tokens: 20, ignore_eos: true, ..GenParams::default() };
-    engine.generate(Input::Text("hello".into()), params).unwrap();
+    engine.generate(Input::Text("hello".into()), params.clone()).unwrap();
+
+    // One request that was read to its end through a queue, one that was given up while it ran, and a thread that
+    // goes on waiting at the queue: none of them leaves anything to do.
+    let queue = EventQueue::new().unwrap();
+    let submit = |name| {
+        let (request, admission) =
+            engine.prepare(Input::Text("hello".into()), params.clone(), Some(queue.clone())).unwrap();
+        admission.admit(name).unwrap();
+        request
+    };
+    let read = submit(1);
+    while !matches!(read.next(None).unwrap(), Next::Done) {}
+    drop(submit(2));
+    let waiter = std::thread::spawn({
+        let queue = queue.clone();
+        move || while queue.wait(&mut [0; 4], None).unwrap() != Heard::Woken {}
+    });
 
     let threads_now = threads();
     assert_eq!(threads_now.keys().collect::<Vec<_>>(), ["aquila-engine", "aquila-w1"]);
@@ -71,6 +90,8 @@ fn an_idle_engine_sleeps_and_a_closed_one_is_gone() {
     let spent = cpu_time() - before;
     assert!(spent < Duration::from_millis(20), "{spent:?} of CPU in a second of idleness");
 
+    queue.wake();
+    waiter.join().unwrap();
     engine.close();
     assert!(threads().is_empty(), "{:?} after close", threads());
 }

@@ -44,6 +44,7 @@ case ${1:-} in
     test)
         need g++ compiles g++ c++
         need clang has clang
+        need abigail-tools has abidiff
         need cmake has cmake
         need golang-go has go
         ;;
