@@ -704,7 +704,8 @@ public:
         return out;
     }
 
-    /// `messages` and `tools` are JSON; no tools where that is empty.
+    /// `messages` is JSON, an array or an object with "messages", "tools" and options; `tools` is a JSON array, or
+    /// empty.
     std::string apply_template(const std::string &messages, const std::string &tools = {},
                                bool add_prompt = true) const {
         std::string out;

@@ -13,7 +13,7 @@ use crate::loading::gguf::Gguf;
 use crate::loading::tokenizer_files::TokenizerFiles;
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 use crate::model::spec::DecoderSpec;
-use crate::text::chat::TemplateSources;
+use crate::text::chat::{NamedTemplates, TemplateSources};
 use crate::text::{ChatTemplate, GgufVocab, Tokenizer, stop_ids};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -322,14 +322,19 @@ fn pick_template(
         (None, TokenizerSource::Files(files)) => files.clone(),
         (None, TokenizerSource::Gguf(_)) => TokenizerFiles::default(),
     };
-    let (jinja_file, config) = (read_text(files.chat_template)?, read_text(files.config)?);
+    let config = read_text(files.config)?;
+    let mut jinja_files = NamedTemplates::new();
+    let unnamed = files.chat_template.map(|path| ("default".to_owned(), path));
+    for (name, path) in unnamed.into_iter().chain(files.more_chat_templates) {
+        jinja_files.extend(read_text(Some(path))?.map(|text| (name, text)));
+    }
     let gguf = match &checkpoint.tokenizer {
-        TokenizerSource::Gguf(gguf) => gguf_template(gguf)?,
-        TokenizerSource::Files(_) => None,
+        TokenizerSource::Gguf(gguf) => gguf_templates(gguf)?,
+        TokenizerSource::Files(_) => NamedTemplates::new(),
     };
     let sources = TemplateSources {
         option: options.chat_template.as_deref(),
-        jinja_file: jinja_file.as_deref(),
+        jinja_files,
         tokenizer_config: config.as_deref(),
         gguf,
         aquila_names: aquila_names(checkpoint, tokenizer),
@@ -337,8 +342,23 @@ fn pick_template(
     ChatTemplate::pick(&sources, tokenizer)
 }
 
-fn gguf_template(gguf: &Gguf) -> Result<Option<&str>> {
-    gguf.string("tokenizer.chat_template")
+/// One without a name, and those that `tokenizer.chat_templates` lists.
+fn gguf_templates(gguf: &Gguf) -> Result<NamedTemplates> {
+    const KEY: &str = "tokenizer.chat_template";
+    let mut templates = NamedTemplates::new();
+    if let Some(text) = gguf.string(KEY)?.filter(|text| !text.is_empty()) {
+        templates.push(("default".into(), text.into()));
+    }
+    if let Some(names) = gguf.strings("tokenizer.chat_templates")? {
+        let most = limits::CHAT_TEMPLATES_MAX;
+        crate::ensure!(names.len() <= most, Format, "tokenizer.chat_templates: expected at most {most}");
+        for name in names.iter().filter(|name| *name != "default") {
+            let key = format!("{KEY}.{name}");
+            let text = gguf.string(&key)?.ok_or_else(|| crate::error!(Format, "{key}: missing"))?;
+            templates.push((name.into(), text.into()));
+        }
+    }
+    Ok(templates)
 }
 
 /// The names of an Aquila model: one of them says so, or its vocabulary does. The built-in templates

@@ -51,9 +51,17 @@ pub const SPECULATE_MAX: u32 = 64;
 pub const THREADS_MAX: usize = 256;
 /// Largest prompt text in bytes.
 pub const PROMPT_BYTES_MAX: usize = 256 << 20;
-/// Instructions a chat template may take before it is ended: a thousand messages take some 100,000.
-pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Longest JSON text of a chat: with less overhead than this its prompt would overrun [`TEMPLATE_BYTES_MAX`].
+pub const CHAT_BYTES_MAX: usize = 64 << 20;
+/// Most values in the JSON of a chat: each takes up to 100 bytes as a value, and is copied for the template.
+pub const CHAT_VALUES_MAX: usize = 1 << 20;
+/// Most named chat templates of one model: two or three are published.
+pub const CHAT_TEMPLATES_MAX: usize = 16;
+/// Instructions a chat template may take before it is ended: a thousand messages take some 200,000.
+pub const TEMPLATE_FUEL: u64 = 4_000_000;
+/// Longest time for a chat template, in seconds: published ones take milliseconds.
+pub const TEMPLATE_SECONDS: u64 = 10;
 /// Longest chat template: the published ones stay below 32 KiB.
 pub const TEMPLATE_SOURCE_MAX: usize = 256 << 10;
-/// Longest text a chat template may render.
+/// Longest text a chat template may render, and largest value it may make.
 pub const TEMPLATE_BYTES_MAX: usize = 64 << 20;

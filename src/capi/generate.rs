@@ -37,8 +37,9 @@ pub const AQUILA_GEN_NO_CACHE: u32 = 32;
 pub const AQUILA_GEN_SHIFT: u32 = 64;
 /// Do not recognise special-token text in the prompt.
 pub const AQUILA_GEN_NO_PARSE_SPECIAL: u32 = 256;
-/// The prompt is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template.
-/// Text of the messages never becomes a special token.
+/// The prompt is a chat: a JSON array of messages, or an object with "messages", "tools" and options, as
+/// aquila_apply_template takes them, rendered by the model's chat template with the assistant's turn opened.
+/// No text that the JSON holds becomes a special token.
 pub const AQUILA_GEN_MESSAGES: u32 = 512;
 
 /// As a seed: another text each time.

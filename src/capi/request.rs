@@ -27,8 +27,8 @@ pub struct aquila_request;
 pub const AQUILA_INPUT_TEXT: u32 = 0;
 /// The input is an array of int32_t ids; nothing is added to it.
 pub const AQUILA_INPUT_TOKENS: u32 = 1;
-/// The input is a chat: a JSON array of {"role", "content"}, rendered by the model's chat template. Text of the
-/// messages never becomes a special token.
+/// The input is a chat: a JSON array of messages, or an object with "messages", "tools" and options, as with
+/// AQUILA_GEN_MESSAGES.
 pub const AQUILA_INPUT_MESSAGES: u32 = 2;
 
 /// What to generate from, how, and who is told. Set all to 0, then struct_size and what is wanted. Everything is

@@ -96,13 +96,29 @@ pub unsafe extern "C" fn aquila_detokenize(
     }
 }
 
-/// Renders a chat to a prompt by the model's chat template. To generate from messages, prefer
-/// AQUILA_GEN_MESSAGES: there, text of the messages never becomes a special token.
+/// Renders a chat to a prompt by the model's chat template, as transformers' apply_chat_template does. To
+/// generate from messages, prefer AQUILA_GEN_MESSAGES: there, text of the messages never becomes a special
+/// token.
 ///
-/// Parameters: `messages_json`, a JSON array of {"role", "content"}; `tools_json`, a JSON array, or NULL;
+/// Parameters: `messages_json`, a chat: a JSON array of messages, or an object with options. A message is an
+/// object with a "role" and, as the template wants them, "content" (a string, or an array of parts such as
+/// {"type": "text", "text": "..."}), "tool_calls" and others. The object has the keys
+///   "messages"               the array; the only key that must be there
+///   "tools"                  an array of objects: functions that the model may call, as JSON schema
+///   "documents"              an array of objects to answer from
+///   "add_generation_prompt"  whether the assistant's turn is opened, instead of `add_prompt`
+///   "continue_final_message" true: the prompt ends where the last message's text ends, for the model to go
+///                            on with it, and no turn is opened
+///   "chat_template"          the name of one of the model's templates, where it has several; by itself it
+///                            takes "tool_use" where there are tools and such a template, else "default"
+///   "template_args"          an object of further variables for the template, such as enable_thinking
+///   "chat_template_kwargs"   another name for the same
+/// Any other key is refused. `tools_json`, a JSON array, or NULL: the tools, where the object has none;
 /// `add_prompt`, non-zero to open the assistant's turn; text is returned as by aquila_detokenize.
-/// Returns: as aquila_detokenize; AQUILA_ERR_ARGUMENT for messages that are no such JSON;
-/// AQUILA_ERR_UNSUPPORTED for a model without chat template.
+/// Returns: as aquila_detokenize; AQUILA_ERR_ARGUMENT for JSON that is no such chat, with the path of what is
+/// wrong, and for messages that the template refuses, with its words; AQUILA_ERR_FORMAT for a template that
+/// fails or asks for too much memory or time; AQUILA_ERR_UNSUPPORTED for a model without chat template, and
+/// for tools or documents where a built-in template has none.
 /// Threads: any, at any time.
 ///
 /// # Safety

@@ -12,7 +12,7 @@ pub enum Input {
     Text(String),
     /// Token ids as they are; nothing is added.
     Tokens(Vec<u32>),
-    /// A JSON array of `{"role", "content"}`, rendered by the chat template.
+    /// A chat in JSON, as [`crate::text::Chat::parse`] reads it, rendered by the chat template.
     Messages(String),
 }
 

@@ -1,6 +1,8 @@
 //! Where the files of a tokenizer and its chat template are.
 
 use crate::base::error::{Error, Result};
+use crate::base::limits;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The tokenizer's files in a directory; `None` for each that is not there. Nothing is opened yet.
@@ -20,6 +22,8 @@ pub struct TokenizerFiles {
     pub added_tokens: Option<PathBuf>,
     /// `chat_template.jinja`.
     pub chat_template: Option<PathBuf>,
+    /// `additional_chat_templates/NAME.jinja`, by name.
+    pub more_chat_templates: Vec<(String, PathBuf)>,
 }
 
 impl TokenizerFiles {
@@ -41,6 +45,7 @@ impl TokenizerFiles {
             special_tokens: there("special_tokens_map.json"),
             added_tokens: there("added_tokens.json"),
             chat_template: there("chat_template.jinja"),
+            more_chat_templates: more_templates(&dir.join("additional_chat_templates"))?,
         })
     }
 
@@ -52,4 +57,27 @@ impl TokenizerFiles {
             _ => None,
         }
     }
+}
+
+/// The templates of a directory, sorted by name; none where there is no such directory.
+fn more_templates(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(cause) => return Err(Error::io("list it", dir, &cause)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|cause| Error::io("list it", dir, &cause))?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+        if let Some(name) = name.filter(|_| path.extension().is_some_and(|ending| ending == "jinja")) {
+            found.push((name, path));
+        }
+        let most = limits::CHAT_TEMPLATES_MAX;
+        crate::ensure!(found.len() <= most, Format, "{}: expected at most {most} templates", dir.display());
+    }
+    found.sort();
+    Ok(found)
 }

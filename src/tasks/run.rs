@@ -2,10 +2,11 @@
 
 use super::args::{GenArgs, LoadArgs};
 use super::{Failure, Outcome, args, chat, console, interrupt};
+use aquila::Status;
 use aquila::engine::params::{Event, Finish, GenParams, Input, Timings};
 use aquila::engine::{Engine, Job, Next, Request, Session};
 use clap::Args;
-use std::io::{IsTerminal, Read};
+use std::io::{ErrorKind, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,13 +18,17 @@ pub struct RunArgs {
     /// prompt a conversation begins
     prompt: Option<String>,
     /// Take the prompt as a user's message and apply the model's chat template
-    #[arg(long)]
+    #[arg(long, group = "talks")]
     chat: bool,
+    /// Answer a chat: a file with a JSON array of messages, or an object with "messages", "tools" and
+    /// options; `-` reads it from the standard input
+    #[arg(long, value_name = "FILE", group = "talks", conflicts_with = "prompt")]
+    messages: Option<PathBuf>,
     /// Begin the chat with this system message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// Chat template: the name of a built-in one, or a file with Jinja text [default: the model's]
-    #[arg(long, value_name = "NAME|FILE", requires = "chat")]
+    #[arg(long, value_name = "NAME|FILE", requires = "talks")]
     template: Option<String>,
     /// Continue the text that is kept in this file, and keep it with the answer; without such a file begin one
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
@@ -55,7 +60,11 @@ pub fn message(role: &str, content: &str) -> serde_json::Value {
 pub fn main(args: &RunArgs) -> Outcome {
     console::show_log(args.quiet, args.verbose);
     let talk = args.chat && args.prompt.is_none() && std::io::stdin().is_terminal();
-    let prompt = if talk { None } else { Some(read_prompt(args)?) };
+    let prompt = match &args.messages {
+        _ if talk => None,
+        Some(file) if file.as_os_str() != "-" => Some(read_messages(file)?),
+        _ => Some(read_prompt(args)?),
+    };
     let mut options = args.load.options();
     options.chat_template = args.template.as_deref().map(args::template).transpose()?;
     interrupt::install();
@@ -75,7 +84,9 @@ pub fn main(args: &RunArgs) -> Outcome {
 }
 
 fn run_once(engine: &Engine, args: &RunArgs, prompt: String, params: GenParams) -> Outcome {
-    let input = if args.chat {
+    let input = if args.messages.is_some() {
+        Input::Messages(prompt)
+    } else if args.chat {
         let mut messages = args.opening();
         messages.push(message("user", &prompt));
         Input::Messages(serde_json::Value::Array(messages).to_string())
@@ -100,9 +111,16 @@ fn run_once(engine: &Engine, args: &RunArgs, prompt: String, params: GenParams) 
 /// The session of a file, or an empty one where there is none yet.
 fn open_session(engine: &Engine, path: &Path) -> aquila::Result<Session> {
     match engine.restore_session(path) {
-        Err(error) if error.status == aquila::Status::NotFound => engine.session(),
+        Err(error) if error.status == Status::NotFound => engine.session(),
         found => found,
     }
+}
+
+fn read_messages(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|cause| {
+        let status = if cause.kind() == ErrorKind::NotFound { Status::NotFound } else { Status::Io };
+        Failure::Error(aquila::Error::new(status, format!("--messages {}: {cause}", file.display())))
+    })
 }
 
 /// The prompt of the command line, or the standard input without its last line break.

@@ -47,6 +47,7 @@ impl Tokenizer {
         }
         let mut parts = json_parts(place, json)?;
         (parts.bos, parts.eos) = (roles.id(&parts, "bos_token"), roles.id(&parts, "eos_token"));
+        parts.roles = roles.further();
         if is_aquila(&parts.vocab, parts.merges.len()) {
             parts.correct_aquila_ends();
         }
@@ -247,6 +248,12 @@ impl Roles {
         Ok(())
     }
 
+    /// All but the two that have ids of their own.
+    fn further(&self) -> Vec<(String, String)> {
+        let ends = ["", "bos_token", "eos_token"];
+        self.named.iter().filter(|(role, _)| !ends.contains(&role.as_str())).cloned().collect()
+    }
+
     fn id(&self, parts: &Parts, role: &str) -> Option<u32> {
         let (_, text) = self.named.iter().find(|(name, _)| name == role)?;
         parts.id_of(text)
@@ -278,6 +285,7 @@ fn from_vocab_and_merges(dir: &Path) -> Result<Tokenizer> {
     }
     add_named(&mut parts, &roles);
     (parts.bos, parts.eos) = (roles.id(&parts, "bos_token"), roles.id(&parts, "eos_token"));
+    parts.roles = roles.further();
     if aquila {
         parts.correct_aquila_ends();
     }

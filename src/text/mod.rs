@@ -14,7 +14,7 @@ pub mod stream;
 pub mod tokenizer;
 mod vocab;
 
-pub use chat::{ChatTemplate, Rendered, TemplateSources};
+pub use chat::{Chat, ChatTemplate, NamedTemplates, Rendered, TemplateSources};
 pub use gguf::GgufVocab;
 pub use stop::StopMatcher;
 pub use stop_ids::stop_ids;

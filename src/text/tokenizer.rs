@@ -37,6 +37,7 @@ pub struct Tokenizer {
     special_texts: Vec<String>,
     bos: Option<u32>,
     eos: Option<u32>,
+    roles: Vec<(String, String)>,
 }
 
 /// What `encode` does beside the plain text.
@@ -98,6 +99,7 @@ impl Tokenizer {
             special_texts,
             bos: parts.bos,
             eos: parts.eos,
+            roles: parts.roles,
         })
     }
 
@@ -237,6 +239,15 @@ impl Tokenizer {
     /// The texts of all special tokens.
     pub fn special_texts(&self) -> &[String] {
         &self.special_texts
+    }
+
+    /// Tokens by their roles, as chat templates call them: `bos_token`, `eos_token` and what else the
+    /// files name, with their texts.
+    pub fn role_texts(&self) -> Vec<(String, String)> {
+        let text = |id| String::from_utf8_lossy(self.token_bytes(id)).into_owned();
+        let ends = [("bos_token", self.bos), ("eos_token", self.eos)];
+        let ends = ends.into_iter().filter_map(|(role, id)| Some((role.to_owned(), text(id?))));
+        ends.chain(self.roles.iter().cloned()).collect()
     }
 
     /// Begin-of-sequence id, if the files name one.

@@ -38,6 +38,8 @@ pub struct Parts {
     pub bos: Option<u32>,
     /// End-of-sequence id.
     pub eos: Option<u32>,
+    /// Further roles of tokens and their texts, such as `pad_token`.
+    pub roles: Vec<(String, String)>,
     /// See [`super::bpe::BpeParts`].
     pub unk_token: Option<String>,
     /// See [`super::bpe::BpeParts`].
@@ -62,6 +64,7 @@ impl Parts {
             suffix: Vec::new(),
             bos: None,
             eos: None,
+            roles: Vec::new(),
             unk_token: None,
             fuse_unk: false,
             ignore_merges: false,

@@ -45,6 +45,20 @@ fn model() -> &'static Path {
     })
 }
 
+/// One without a chat template: neither its name nor its vocabulary is Aquila's.
+fn plain_model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-plain");
+        TinyModel { model_type: "llama", architecture: "LlamaForCausalLM", ..TinyModel::default() }
+            .write_dir(&dir);
+        let tokenizer = dir.join("tokenizer.json");
+        let vocabulary = fs::read_to_string(&tokenizer).expect("tokenizer.json").replace("LDWANG", "LAWN");
+        fs::write(&tokenizer, vocabulary).expect("tokenizer.json");
+        dir
+    })
+}
+
 fn source(name: &str) -> PathBuf {
     manifest_dir().join("tests/capi").join(name).with_extension("c")
 }
@@ -68,6 +82,9 @@ fn run_nouns(compiler: Compiler, link: Link, flags: &[&str], label: &str) {
         }
         if noun == "memory" && (link == Link::Static || compiler != Compiler::found()[0]) {
             command.arg("20"); // all of it once is enough
+        }
+        if noun == "text" {
+            command.arg(plain_model());
         }
         let output = run_quietly(&mut command);
         let tells = matches!(noun, "memory" | "soak");

@@ -1,6 +1,7 @@
 //! The conversation on a terminal, over a pseudo-terminal on the standard input.
 
 use super::{aquila, expect_code, model, run, stdout, text};
+use crate::support::formats::GgufValue;
 use crate::support::{TempDir, TinyModel};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,6 +21,83 @@ fn a_prompt_with_chat_is_one_turn_by_the_template() {
     };
     assert!(ask(&["--echo"]).contains("###Human: hello###Assistant:"));
     assert!(ask(&["--echo", "--system", "Be brief."]).contains("Be brief."));
+}
+
+#[test]
+fn a_chat_comes_from_a_file_with_its_tools() {
+    let model = model(|m| m.context = 512);
+    let path = text(model.path());
+    let files = TempDir::new();
+    let (chat, template) = (files.join("chat.json"), files.join("tools.jinja"));
+    std::fs::write(&template, "{{ tools | length }} tools, {{ messages[0].content }}{{ mood }}").unwrap();
+    let ask = |json: &str| {
+        std::fs::write(&chat, json).unwrap();
+        run(&[
+            "run",
+            path,
+            "--messages",
+            text(&chat),
+            "--template",
+            text(&template),
+            "-n",
+            "2",
+            "--echo",
+            "-q",
+        ])
+    };
+    let messages =
+        r#"{"messages":[{"role":"user","content":"hi"}],"tools":[{},{}],"template_args":{"mood":"!"}}"#;
+    let output = ask(messages);
+    expect_code(&output, 0);
+    assert!(stdout(&output).starts_with("2 tools, hi!"), "{}", stdout(&output));
+    let output = ask(r#"{"messages":[],"tool":[]}"#);
+    expect_code(&output, 2);
+    assert!(super::stderr(&output).contains("nearest known one is \"tools\""), "{}", super::stderr(&output));
+    let output = run(&["run", path, "--messages", "/no/such/file"]);
+    expect_code(&output, 1);
+    assert!(super::stderr(&output).contains("--messages /no/such/file"), "{}", super::stderr(&output));
+    let output = run(&["run", path, "a prompt", "--messages", text(&chat)]);
+    expect_code(&output, 2);
+}
+
+/// A model may have several templates: as in transformers the one for tools is taken where there are tools,
+/// the default one else, another by its name. From a directory and from a GGUF file.
+#[test]
+fn tools_choose_among_named_templates() {
+    let names = ["default", "rag", "tool_use"];
+    let text_of = |name: &str| format!("{name}: {{{{ messages[0].content }}}}");
+    let directory = model(|_| {});
+    let more = directory.path().join("additional_chat_templates");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(directory.path().join("chat_template.jinja"), text_of("default")).unwrap();
+    let mut gguf = TinyModel::default().gguf();
+    gguf.set("tokenizer.chat_template", GgufValue::Str(text_of("default")));
+    gguf.set("tokenizer.chat_templates", GgufValue::Strings(vec!["rag".into(), "tool_use".into()]));
+    for name in &names[1..] {
+        std::fs::write(more.join(format!("{name}.jinja")), text_of(name)).unwrap();
+        gguf.set(&format!("tokenizer.chat_template.{name}"), GgufValue::Str(text_of(name)));
+    }
+    let files = TempDir::new();
+    let (chat, file) = (files.join("chat.json"), files.join("model.gguf"));
+    std::fs::write(&file, gguf.bytes()).unwrap();
+    for path in [text(directory.path()), text(&file)] {
+        for (options, expected) in [
+            ("", "default: hi"),
+            (r#","tools":[]"#, "tool_use: hi"),
+            (r#","chat_template":"rag","tools":[]"#, "rag: hi"),
+        ] {
+            std::fs::write(&chat, format!(r#"{{"messages":[{{"role":"user","content":"hi"}}]{options}}}"#))
+                .unwrap();
+            let output = run(&["run", path, "--messages", text(&chat), "-n", "1", "--echo", "-q"]);
+            expect_code(&output, 0);
+            assert!(stdout(&output).starts_with(expected), "{path} {options}: {}", stdout(&output));
+        }
+        std::fs::write(&chat, r#"{"messages":[],"chat_template":"other"}"#).unwrap();
+        let output = run(&["run", path, "--messages", text(&chat)]);
+        expect_code(&output, 2);
+        let said = super::stderr(&output);
+        assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 #
 #   fetch.sh model        SmolLM2-135M-Instruct as one GGUF file (93 MB)
 #   fetch.sh vocabulary   Aquila-7B's vocabulary as GGUF (77 MB are fetched, 5 MB kept)
-#   fetch.sh models       both, and what make_models.py makes of them (3.2 GB)
+#   fetch.sh templates    seventy published chat templates (out of the same 77 MB)
+#   fetch.sh models       all three, and what make_models.py makes of them (3.2 GB)
 #   fetch.sh sources      the sdist that holds llama.cpp's sources (for tests/bench/peers.sh)
 #
 # The cache is $AQUILA_CACHE, else aquila/ under $XDG_CACHE_HOME, else ~/.cache/aquila. Every download has a pinned
@@ -87,7 +88,7 @@ smollm2-* are conversions of it."
 # The sdist, verified, as $part/$SDIST or in the cache. `pip download` runs the metadata step of an sdist's build back
 # end. That back end comes from tools.txt, with its sums: so no isolated build, which would fetch one unpinned.
 download_sdist() {
-    [ -e "$cache/$SDIST" ] && return
+    [ -e "$cache/$SDIST" ] || [ -e "$part/$SDIST" ] && return
     say "getting the sdist of llama-cpp-python 0.3.36 from the Python package registry (77 MB)"
     need_tools
     PATH=$cache/venv/bin:$PATH run_pip download --no-deps --require-hashes --no-binary :all: --no-build-isolation \
@@ -106,6 +107,20 @@ llama-cpp-python 0.3.36). aquila-tokenizer is a conversion of it."
     put "$VOCABULARY"
 }
 
+# Which templates they are, and that each is the one that was meant, the test knows that renders them.
+need_templates() {
+    [ -e "$cache/templates" ] && return
+    download_sdist
+    local sdist=$part/$SDIST
+    [ -e "$sdist" ] || sdist=$cache/$SDIST
+    tar -xzf "$sdist" -C "$part" --strip-components=4 --wildcards \
+        "llama_cpp_python-0.3.36/vendor/llama.cpp/models/templates/*.jinja"
+    licence "templates: the chat templates of the models after which they are named, each under its model's licence; from \
+the test files of llama.cpp, MIT (the sdist llama-cpp-python 0.3.36)."
+    mv "$part/templates" "$cache/templates"
+    say "$cache/templates"
+}
+
 need_sources() {
     [ -e "$cache/$SDIST" ] && return
     download_sdist
@@ -116,13 +131,14 @@ need_sources() {
 need_models() {
     need_model
     need_vocabulary
+    need_templates
     need_tools
     "$cache/venv/bin/python" -B "$here/make_models.py" "$cache"
 }
 
 case ${1:-} in
-    model | vocabulary | models | sources) ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
+    model | vocabulary | templates | models | sources) ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
@@ -130,6 +146,7 @@ cache=$(cd "$cache" && pwd)
 case $1 in
     model) file=$MODEL ;;
     vocabulary) file=$VOCABULARY ;;
+    templates) file=templates ;;
     sources) file=$SDIST ;;
     *) file= ;;
 esac

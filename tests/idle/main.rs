@@ -6,9 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use aquila::engine::Next;
 use aquila::engine::event_queue::{EventQueue, Heard};
 use aquila::engine::params::{GenParams, Input};
+use aquila::engine::{Job, Next};
 use aquila::open::{self, LoadOptions};
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,8 +62,8 @@ fn an_idle_engine_sleeps_and_a_closed_one_is_gone() {
     // goes on waiting at the queue: none of them leaves anything to do.
     let queue = EventQueue::new().unwrap();
     let submit = |name| {
-        let (request, admission) =
-            engine.prepare(Input::Text("hello".into()), params.clone(), Some(queue.clone())).unwrap();
+        let job = Job::new(Input::Text("hello".into()), params.clone());
+        let (request, admission) = engine.prepare(Job { queue: Some(queue.clone()), ..job }).unwrap();
         admission.admit(name).unwrap();
         request
     };

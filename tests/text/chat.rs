@@ -122,7 +122,7 @@ fn faults_of_templates_and_of_messages() {
             Status::Format,
             "instructions",
         ),
-        ("{% for i in range(900) %}{{ 'x' * 99999 }}{% endfor %}", Status::Format, "bytes of text"),
+        ("{% for i in range(900) %}{{ 'x' * 99999 }}{% endfor %}", Status::Format, "text"),
         ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", Status::Format, ""),
         ("{% include 'chat_template' %}", Status::Format, ""),
         ("{% include '/etc/passwd' %}", Status::Format, ""),
@@ -162,10 +162,10 @@ fn depth_is_bounded_on_a_small_stack() {
             }
         }
         let deep =
-            format!(r#"[{{"role": "user", "content": {}1{}}}]"#, "[".repeat(100_000), "]".repeat(100_000));
+            format!(r#"[{{"role": "user", "data": {}1{}}}]"#, "[".repeat(100_000), "]".repeat(100_000));
         let template = ChatTemplate::jinja("{{ messages | tojson }}", &tokenizer).unwrap();
         assert_eq!(template.render(&deep, None, true).unwrap_err().status, Status::Argument);
-        let within = format!(r#"[{{"role": "user", "content": {}1{}}}]"#, "[".repeat(120), "]".repeat(120));
+        let within = format!(r#"[{{"role": "user", "data": {}1{}}}]"#, "[".repeat(120), "]".repeat(120));
         assert!(template.render(&within, None, true).unwrap().text.contains("[[[[1]]]]"));
     };
     std::thread::Builder::new().stack_size(128 << 10).spawn(run).unwrap().join().unwrap();
@@ -174,6 +174,7 @@ fn depth_is_bounded_on_a_small_stack() {
 #[test]
 fn sources_in_their_order() {
     let tokenizer = small();
+    let named = |name: &str, text: &str| (name.to_string(), text.to_string());
     let config = |template: Value| json!({ "chat_template": template }).to_string();
     let plain = config(json!("config"));
     let list =
@@ -181,9 +182,9 @@ fn sources_in_their_order() {
     let names = ["my-aquila", "BAAI/AquilaChat2-7B", "AquilaChat2-34B"].map(String::from);
     let mut sources = TemplateSources {
         option: Some("aquila-v2"),
-        jinja_file: Some("file"),
+        jinja_files: vec![named("default", "file"), named("rag", "more")],
         tokenizer_config: Some(&plain),
-        gguf: Some("gguf"),
+        gguf: vec![named("default", "gguf")],
         aquila_names: &names,
     };
     let pick = |sources: &TemplateSources<'_>| ChatTemplate::pick(sources, &tokenizer);
@@ -195,13 +196,18 @@ fn sources_in_their_order() {
     assert_eq!(text(&sources), "mine");
     sources.option = None;
     assert_eq!(text(&sources), "file");
-    sources.jinja_file = None;
+    sources.jinja_files.clear();
     assert_eq!(text(&sources), "config");
     sources.tokenizer_config = Some(&list);
     assert_eq!(text(&sources), "chosen");
+    let several = pick(&sources).unwrap().unwrap();
+    assert_eq!(several.render("[]", Some("[]"), false).unwrap().text, "tools");
+    assert_eq!(several.render(r#"{"messages":[],"tools":null}"#, None, false).unwrap().text, "chosen");
+    let error = several.render(r#"{"messages":[],"chat_template":"rag"}"#, None, false).unwrap_err();
+    assert!(error.status == Status::Argument && error.message.contains("default"), "{error}");
     sources.tokenizer_config = Some("{}");
     assert_eq!(text(&sources), "gguf");
-    sources.gguf = None;
+    sources.gguf.clear();
     assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-v1");
     sources.aquila_names = &names[..1];
     assert_eq!(pick(&sources).unwrap().unwrap().name(), "aquila-chat");

@@ -4,4 +4,6 @@ mod broken;
 mod chat;
 mod data;
 mod hard;
+mod pieces;
+mod real_templates;
 mod tokens;

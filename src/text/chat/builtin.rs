@@ -3,7 +3,7 @@
 //! Each is a system text and, for each turn, the words around a message. They are those of BAAI's own
 //! inference code (flagai 1.8.4, `aquila2/conversation.py`), whose output on two turns the tests hold.
 
-use super::Rendered;
+use super::{Chat, Rendered};
 use crate::base::error::Result;
 use serde_json::Value;
 
@@ -100,14 +100,26 @@ pub fn listed(name: &str) -> Option<&'static Builtin> {
 
 impl Builtin {
     /// A first system message takes the place of the system text. Other roles than user and assistant,
-    /// and a system message later on, are `Unsupported`.
-    pub fn render(&self, messages: &[Value], add_prompt: bool) -> Result<Rendered> {
+    /// a system message later on, tools and documents are `Unsupported`.
+    pub fn render(&self, chat: &Chat, add_prompt: bool) -> Result<Rendered> {
+        for (what, given) in [("tools", chat.tools.is_some()), ("documents", chat.documents.is_some())] {
+            crate::ensure!(!given, Unsupported, "{what}: the chat template {} knows none", self.name);
+        }
+        let named = chat.template.as_deref().filter(|name| *name != self.name);
+        crate::ensure!(named.is_none(), Argument, "chat_template: expected {:?}, the only one", self.name);
         let mut out = Rendered { text: String::new(), literal: Vec::new() };
-        let mut messages = messages.iter().enumerate().peekable();
+        let last = chat.messages.len().wrapping_sub(1);
+        crate::ensure!(
+            !(chat.continue_final_message && chat.messages.is_empty()),
+            Argument,
+            "continue_final_message: expected a last message with text, found none"
+        );
+        let goes_on = |at: usize| chat.continue_final_message && at == last;
+        let mut messages = chat.messages.iter().enumerate().peekable();
         match messages.next_if(|(_, message)| role(message) == "system") {
             Some((at, message)) => {
                 out.message(&content(at, message)?);
-                out.text.push_str(self.after_system);
+                out.text.push_str(if goes_on(at) { "" } else { self.after_system });
             }
             None if self.system.is_empty() => {}
             None => {
@@ -127,7 +139,7 @@ impl Builtin {
             };
             out.text.push_str(before);
             out.message(&content(at, message)?);
-            out.text.push_str(after);
+            out.text.push_str(if goes_on(at) { "" } else { after });
         }
         if add_prompt {
             out.text.push_str(self.prompt);
@@ -225,6 +237,13 @@ mod tests {
     }
 
     #[test]
+    fn the_last_message_goes_on() {
+        let chat = r#"{"messages":[{"role":"user","content":"Q"},{"role":"assistant","content":"I think "}],
+                       "continue_final_message":true}"#;
+        assert_eq!(render("aquila-v1", chat, true).text, "<|startofpiece|>Q<|endofpiece|>I think ");
+    }
+
+    #[test]
     fn refuses_what_it_cannot_say() {
         let template = ChatTemplate::builtin("aquila").unwrap();
         for (messages, status, part) in [
@@ -237,8 +256,11 @@ mod tests {
             (r#"[{"role":"user"}]"#, Status::Argument, "messages[0].content"),
             (r#"[{"role":"user","content":[{"type":"image"}]}]"#, Status::Argument, "messages[0].content"),
             (r#"[{"content":"x"}]"#, Status::Argument, "messages[0]"),
-            (r#"{"role":"user"}"#, Status::Argument, "array"),
+            (r#"{"role":"user"}"#, Status::Argument, "\"role\""),
             ("[", Status::Argument, "messages"),
+            (r#"{"messages":[],"documents":[]}"#, Status::Unsupported, "documents"),
+            (r#"{"messages":[],"chat_template":"rag"}"#, Status::Argument, "\"aquila\""),
+            (r#"{"messages":[],"continue_final_message":true}"#, Status::Argument, "last message"),
         ] {
             let error = template.render(messages, None, true).unwrap_err();
             assert_eq!(error.status, status, "{messages}");

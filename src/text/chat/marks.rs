@@ -3,11 +3,15 @@
 //! A Jinja template may trim, join and copy contents as it likes, so where they end up is unknown. A
 //! mark, a code point that Unicode reserves for use inside a program, is put behind one character of
 //! each special-token text in a content, and taken out of the rendered prompt again: the byte before
-//! each mark came from a message. The template's own trims and comparisons still see their characters.
+//! each mark came from a message. Trims see the same characters as before. But a template that compares
+//! or measures contents may write something else because of the marks; so it is rendered without them,
+//! too, and that is the prompt. Where the two differ the marks tell less (`reconcile`).
 
 use super::Rendered;
+use super::jinja::Variables;
 use crate::base::error::Result;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::ops::Range;
 
 /// Puts marks in and takes them out.
 pub struct Marks<'a> {
@@ -18,34 +22,96 @@ pub struct Marks<'a> {
 /// Unicode's noncharacters in the basic plane: never part of a text that is exchanged.
 const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{FDD0}'..='\u{FDEF}';
 
+/// A mark that none of the `values` contains. `Argument` where they contain all of them.
+pub fn free(values: &[&Value]) -> Result<char> {
+    let is_free = |mark: &char| !values.iter().any(|value| contains(value, mark.encode_utf8(&mut [0; 4])));
+    match NONCHARACTERS.into_iter().find(is_free) {
+        Some(mark) => Ok(mark),
+        None => crate::bail!(Argument, "messages: contain every noncharacter from U+FDD0 to U+FDEF"),
+    }
+}
+
 impl<'a> Marks<'a> {
-    /// Chooses a mark that none of the `values` contains. `Argument` where they contain all of them.
-    pub fn new(specials: &'a [String], values: &[&[Value]]) -> Result<Self> {
-        let free = |mark: &char| !values.iter().any(|list| list.iter().any(|value| contains(value, *mark)));
-        match NONCHARACTERS.into_iter().find(free) {
-            Some(mark) => Ok(Marks { mark, specials }),
-            None => crate::bail!(Argument, "messages: contain every noncharacter from U+FDD0 to U+FDEF"),
+    /// Puts `mark` into texts that could become one of `specials`.
+    pub fn new(mark: char, specials: &'a [String]) -> Self {
+        Marks { mark, specials }
+    }
+
+    /// The variables with marks, or `None` where they need none.
+    pub fn marked(&self, variables: &Variables) -> Option<Variables> {
+        let needs = variables
+            .all()
+            .into_iter()
+            .any(|value| any_text(value, &mut |text| self.marked_text(text).is_some()));
+        needs.then(|| Variables {
+            messages: self.put(&variables.messages),
+            tools: self.put(&variables.tools),
+            documents: self.put(&variables.documents),
+            args: variables.args.iter().map(|(name, value)| (name.clone(), self.put(value))).collect(),
+        })
+    }
+
+    /// A value with marks in all its strings, keys among them: a tool's parameter has its name from
+    /// outside, too.
+    fn put(&self, value: &Value) -> Value {
+        let marked = |text: &String| self.marked_text(text).unwrap_or_else(|| text.clone());
+        match value {
+            Value::String(text) => Value::String(marked(text)),
+            Value::Array(list) => list.iter().map(|item| self.put(item)).collect(),
+            Value::Object(map) => {
+                let entries = map.iter().map(|(key, item)| (marked(key), self.put(item)));
+                Value::Object(entries.collect::<Map<String, Value>>())
+            }
+            other => other.clone(),
         }
     }
 
-    /// Marks every string in a value except the roles.
-    pub fn put(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => {
-                if let Some(marked) = self.marked(text) {
-                    *text = marked;
+    /// `text`, as rendered without marks, with the literal bytes that `marked`, as rendered with them,
+    /// shows. Where the template looked for special-token text in a message, the marks made it write
+    /// something else. Then only the equal front and end of the two texts tell what came from messages;
+    /// between them nothing is a special token whose text could have come from one.
+    pub fn reconcile(&self, text: String, marked: Option<String>, variables: &Variables) -> Rendered {
+        let shown = self.take(marked.unwrap_or_default());
+        if shown.text == text {
+            return shown;
+        }
+        let same = |(left, right): &(u8, u8)| left == right;
+        let front = text.bytes().zip(shown.text.bytes()).take_while(same).count();
+        let shorter = text.len().min(shown.text.len());
+        let end =
+            text.bytes().rev().zip(shown.text.bytes().rev()).take_while(same).count().min(shorter - front);
+        let (behind, shift) = (text.len() - end, shown.text.len() - end);
+        let mut literal: Vec<Range<usize>> = Vec::new();
+        for range in shown.literal {
+            if range.end <= front {
+                literal.push(range);
+            } else if range.start >= shift {
+                literal.push(range.start - shift + behind..range.end - shift + behind);
+            }
+        }
+        for special in self.specials.iter().filter(|special| self.may_come_from(special, variables)) {
+            // One that reaches into the equal parts is none of theirs.
+            let from = floor(&text, front.saturating_sub(special.len() - 1));
+            let to = floor(&text, (behind + special.len()).min(text.len()));
+            let found = text.get(from..to).unwrap_or("").match_indices(special.as_str());
+            for start in found.map(|(at, _)| from + at) {
+                if start + special.len() > front && start < behind {
+                    literal.push(start..start + first_char(special));
                 }
             }
-            Value::Array(list) => list.iter_mut().for_each(|item| self.put(item)),
-            Value::Object(map) => {
-                map.iter_mut().filter(|(key, _)| *key != "role").for_each(|(_, item)| self.put(item));
-            }
-            _ => {}
         }
+        literal.sort_unstable_by_key(|range| (range.start, range.end));
+        literal.dedup();
+        Rendered { text, literal }
+    }
+
+    fn may_come_from(&self, special: &str, variables: &Variables) -> bool {
+        let found = |value| any_text(value, &mut |text| !self.places(text, special).is_empty());
+        variables.all().into_iter().any(found)
     }
 
     /// The text with marks, or `None` where it needs none.
-    fn marked(&self, text: &str) -> Option<String> {
+    fn marked_text(&self, text: &str) -> Option<String> {
         let mut after: Vec<usize> =
             self.specials.iter().flat_map(|special| self.places(text, special)).collect();
         after.sort_unstable();
@@ -84,7 +150,7 @@ impl<'a> Marks<'a> {
     }
 
     /// Takes the marks out of a rendered prompt and notes the character before each.
-    pub fn take(&self, text: String) -> Rendered {
+    fn take(&self, text: String) -> Rendered {
         if !text.contains(self.mark) {
             return Rendered { text, literal: Vec::new() };
         }
@@ -114,11 +180,22 @@ fn solid(text: &str) -> usize {
     solid.unwrap_or_else(|| first_char(text))
 }
 
-fn contains(value: &Value, mark: char) -> bool {
+/// The last border of characters at or before `at`.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// Whether any string in a value, keys among them, contains `part`.
+pub fn contains(value: &Value, part: &str) -> bool {
+    any_text(value, &mut |text| text.contains(part))
+}
+
+/// Whether any string in a value, keys among them, is such.
+fn any_text(value: &Value, is_such: &mut dyn FnMut(&str) -> bool) -> bool {
     match value {
-        Value::String(text) => text.contains(mark),
-        Value::Array(list) => list.iter().any(|item| contains(item, mark)),
-        Value::Object(map) => map.iter().any(|(key, item)| key.contains(mark) || contains(item, mark)),
+        Value::String(text) => is_such(text),
+        Value::Array(list) => list.iter().any(|item| any_text(item, is_such)),
+        Value::Object(map) => map.iter().any(|(key, item)| is_such(key) || any_text(item, is_such)),
         _ => false,
     }
 }
@@ -135,12 +212,14 @@ mod tests {
     /// Marks a content, puts it between two texts of the template, and says which bytes are literal.
     fn through(before: &str, content: &str, after: &str) -> (String, Vec<String>) {
         let specials = specials();
-        let mut value = json!(content);
-        let marks = Marks::new(&specials, &[std::slice::from_ref(&value)]).unwrap();
-        marks.put(&mut value);
-        let rendered = marks.take(format!("{before}{}{after}", value.as_str().unwrap().trim()));
-        let literal = rendered.literal.iter().map(|r| rendered.text[r.clone()].to_string()).collect();
-        (rendered.text, literal)
+        let marks = Marks::new(free(&[&json!(content)]).unwrap(), &specials);
+        let marked = marks.put(&json!(content));
+        let rendered = marks.take(format!("{before}{}{after}", marked.as_str().unwrap().trim()));
+        (rendered.text.clone(), literal(&rendered))
+    }
+
+    fn literal(rendered: &Rendered) -> Vec<String> {
+        rendered.literal.iter().map(|range| rendered.text[range.clone()].to_string()).collect()
     }
 
     #[test]
@@ -166,7 +245,39 @@ mod tests {
         let (text, literal) = through("", "a\u{FDD0}</s>", "");
         assert_eq!((text.as_str(), literal.len()), ("a\u{FDD0}</s>", 1));
         let all: String = NONCHARACTERS.collect();
-        let error = Marks::new(&specials(), &[&[json!({"content": all})]]).err().unwrap();
+        let error = free(&[&json!({"content": all})]).unwrap_err();
         assert_eq!(error.status, crate::Status::Argument);
+    }
+
+    #[test]
+    fn keys_and_roles_are_marked_too() {
+        let specials = specials();
+        let marks = Marks::new('\u{FDD0}', &specials);
+        let marked = marks.put(&json!({"role": "</s>", "a</s>": [{"<|im_end|>": 1}]}));
+        assert_eq!(marks.take(marked.to_string()).literal.len(), 3);
+    }
+
+    /// A template that cuts contents at a special text does not find it behind marks.
+    #[test]
+    fn a_text_that_marks_would_change_is_the_unmarked_one() {
+        let specials = specials();
+        let marks = Marks::new('\u{FDD0}', &specials);
+        let variables = Variables {
+            messages: json!([{"content": "a</s>b"}, {"content": "<|im_end|>"}]),
+            tools: Value::Null,
+            documents: Value::Null,
+            args: Map::new(),
+        };
+        // Cut at </s>: "b". With marks it is not found.
+        let plain = "<x>b</s>user:<|im_end|></s>".to_string();
+        let marked = "<x>a<\u{FDD0}/s>b</s>user:<\u{FDD0}|im_end|></s>".to_string();
+        let rendered = marks.reconcile(plain.clone(), Some(marked), &variables);
+        assert_eq!(rendered.text, plain);
+        // What is behind the difference is known exactly: both </s> are the template's.
+        assert_eq!((literal(&rendered), rendered.literal[0].start), (vec!["<".to_string()], 13));
+        // Nothing is known: whatever a message has is literal.
+        let rendered = marks.reconcile(plain.clone(), None, &variables);
+        assert_eq!(literal(&rendered), ["<", "<", "<"]);
+        assert_eq!(rendered.literal[0], 4..5);
     }
 }

@@ -3,29 +3,39 @@
 //! A rendered prompt remembers which of its bytes came from messages. There special-token text is never
 //! recognised, so a user who types `</s>` or `<|im_end|>` gets letters, not the end of a turn.
 
+mod bounds;
 mod builtin;
+mod clock;
+mod filters;
 mod jinja;
+mod json;
 mod marks;
 mod pick;
 mod python;
+mod request;
 
 use super::tokenizer::Tokenizer;
 use crate::base::error::Result;
 use builtin::Builtin;
-pub use pick::TemplateSources;
-use serde_json::Value;
+pub use pick::{NamedTemplates, TemplateSources};
+pub use request::Chat;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A chat template: one of the five built-in Aquila conversations, or Jinja text from the files.
+/// A chat template: one of the five built-in Aquila conversations, or Jinja text from the files, of which
+/// a model may have several with names.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
     Builtin(&'static Builtin),
-    Jinja(Arc<jinja::Template>),
+    Jinja(Arc<[(String, jinja::Template)]>),
 }
+
+/// The name of a template that has none, as transformers calls it, and of the one for tools.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
 
 /// A prompt made of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +67,18 @@ impl ChatTemplate {
     /// gives the texts of `bos_token` and `eos_token`, and the special texts that messages must not
     /// smuggle in.
     pub fn jinja(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
-        Ok(ChatTemplate(Kind::Jinja(Arc::new(jinja::Template::new(source, tokenizer)?))))
+        Self::named([(DEFAULT, source)], tokenizer)
+    }
+
+    /// Several Jinja templates by their names, at least one.
+    fn named<'t>(
+        sources: impl IntoIterator<Item = (&'t str, &'t str)>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let parsed = sources
+            .into_iter()
+            .map(|(name, source)| Ok((name.to_owned(), jinja::Template::new(source, tokenizer)?)));
+        Ok(ChatTemplate(Kind::Jinja(parsed.collect::<Result<Vec<_>>>()?.into())))
     }
 
     /// The name of a built-in template, or `jinja`.
@@ -76,32 +97,40 @@ impl ChatTemplate {
         }
     }
 
-    /// Renders messages (a JSON array of `{"role", "content"}`) and optional tools (a JSON array) to a
-    /// prompt; `add_prompt` opens the assistant's turn. `Argument` for messages that are none or that
-    /// the template refuses, `Format` for a template that fails, `Unsupported` for tools or roles that
-    /// a built-in template does not have.
+    /// Renders messages (JSON, as [`Chat::parse`] reads it) and optional tools (a JSON array) to a prompt;
+    /// `add_prompt` opens the assistant's turn unless the messages' JSON decides that itself. Errors as
+    /// those of `render_chat`; `Argument` for JSON that is no chat.
     pub fn render(&self, messages: &str, tools: Option<&str>, add_prompt: bool) -> Result<Rendered> {
-        let messages = parse_list("messages", messages)?;
-        for (at, message) in messages.iter().enumerate() {
-            let role = message.get("role").and_then(Value::as_str);
-            crate::ensure!(role.is_some(), Argument, "messages[{at}]: expected an object with a role");
+        let mut chat = Chat::parse(messages)?;
+        if let Some(tools) = tools {
+            chat.add_tools(tools)?;
         }
-        let tools = tools.map(|tools| parse_list("tools", tools)).transpose()?;
+        self.render_chat(&chat, add_prompt)
+    }
+
+    /// Renders a chat. `Argument` for messages that the template refuses, `Format` for a template that
+    /// fails, `Unsupported` for tools, documents or roles that a built-in template does not have.
+    pub fn render_chat(&self, chat: &Chat, add_prompt: bool) -> Result<Rendered> {
+        let add_prompt = chat.add_generation_prompt.unwrap_or(add_prompt) && !chat.continue_final_message;
         match &self.0 {
-            Kind::Builtin(builtin) => {
-                let name = builtin.name;
-                crate::ensure!(tools.is_none(), Unsupported, "tools: the chat template {name} knows none");
-                builtin.render(&messages, add_prompt)
-            }
-            Kind::Jinja(template) => template.render(messages, tools, add_prompt),
+            Kind::Builtin(builtin) => builtin.render(chat, add_prompt),
+            Kind::Jinja(templates) => choose(templates, chat)?.render(chat, add_prompt),
         }
     }
 }
 
-fn parse_list(what: &str, json: &str) -> Result<Vec<Value>> {
-    match serde_json::from_str(json) {
-        Ok(Value::Array(list)) => Ok(list),
-        Ok(_) => crate::bail!(Argument, "{what}: expected a JSON array"),
-        Err(cause) => crate::bail!(Argument, "{what}: {cause}"),
-    }
+/// As transformers chooses: by name; else the one for tools where tools are given; else the default one.
+fn choose<'t>(templates: &'t [(String, jinja::Template)], chat: &Chat) -> Result<&'t jinja::Template> {
+    let by_name =
+        |name: &str| templates.iter().find(|(other, _)| other == name).map(|(_, template)| template);
+    let found = match (&chat.template, templates) {
+        (Some(name), _) => by_name(name),
+        (None, [(_, only)]) => Some(only),
+        (None, _) => chat.tools.as_ref().and_then(|_| by_name(TOOL_USE)).or_else(|| by_name(DEFAULT)),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted = chat.template.as_deref().unwrap_or(DEFAULT);
+        crate::error!(Argument, "chat_template: {wanted:?}: expected one of {}", names.join(", "))
+    })
 }

@@ -5,17 +5,20 @@ use crate::base::error::Result;
 use crate::text::tokenizer::Tokenizer;
 use serde_json::Value;
 
+/// Chat templates by name; the one without a name is `default`.
+pub type NamedTemplates = Vec<(String, String)>;
+
 /// Everything that may name a chat template, in the order in which it is asked.
 #[derive(Clone, Debug, Default)]
 pub struct TemplateSources<'a> {
     /// The caller's option: name of a built-in template, or Jinja text.
     pub option: Option<&'a str>,
-    /// The text of chat_template.jinja.
-    pub jinja_file: Option<&'a str>,
+    /// The texts of chat_template.jinja (`default`) and of the files in additional_chat_templates.
+    pub jinja_files: NamedTemplates,
     /// The text of tokenizer_config.json, whose `chat_template` is Jinja text or a list of named ones.
     pub tokenizer_config: Option<&'a str>,
-    /// The GGUF key `tokenizer.chat_template`.
-    pub gguf: Option<&'a str>,
+    /// The GGUF keys `tokenizer.chat_template` (`default`) and `tokenizer.chat_template.NAME`.
+    pub gguf: NamedTemplates,
     /// For an Aquila model, its names: a built-in template serves where the files have none, that of the
     /// first name that BAAI's table of models has. Empty for other models: their format is unknown.
     pub aquila_names: &'a [String],
@@ -28,16 +31,15 @@ impl ChatTemplate {
         if let Some(option) = sources.option.filter(|option| !option.is_empty()) {
             return from_option(option, tokenizer).map(Some);
         }
-        let jinja =
-            |place: &str, text: &str| ChatTemplate::jinja(text, tokenizer).map(Some).map_err(|e| e.at(place));
-        if let Some(text) = sources.jinja_file {
-            return jinja("chat_template.jinja", text);
-        }
-        if let Some(text) = sources.tokenizer_config.map(from_config).transpose()?.flatten() {
-            return jinja("tokenizer_config.json", &text);
-        }
-        if let Some(text) = sources.gguf.filter(|text| !text.is_empty()) {
-            return jinja("tokenizer.chat_template", text);
+        let config = sources.tokenizer_config.map(from_config).transpose()?.unwrap_or_default();
+        for (place, templates) in [
+            ("chat_template.jinja", &sources.jinja_files),
+            ("tokenizer_config.json", &config),
+            ("tokenizer.chat_template", &sources.gguf),
+        ] {
+            if !templates.is_empty() {
+                return from_named(templates, tokenizer).map(Some).map_err(|error| error.at(place));
+            }
         }
         let names = sources.aquila_names;
         let name = names.iter().find(|name| super::builtin::listed(name).is_some()).or(names.first());
@@ -61,24 +63,46 @@ fn from_option(option: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
     ChatTemplate::jinja(option, tokenizer).map_err(|error| error.at("option chat_template"))
 }
 
-/// The text of `chat_template`; of several the one named `default`, or the only one.
-fn from_config(config: &str) -> Result<Option<String>> {
+/// Several must have one that serves where nothing else is asked for.
+fn from_named(templates: &NamedTemplates, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+    let named = |wanted: &str| templates.iter().filter(|(name, _)| name == wanted).count();
+    let plain = templates.len() == 1 || named(super::DEFAULT) == 1;
+    crate::ensure!(
+        plain,
+        Format,
+        "chat_template: expected one named default, found {}",
+        named(super::DEFAULT)
+    );
+    let templates = templates.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    ChatTemplate::named(templates, tokenizer)
+}
+
+/// What `chat_template` holds: one text, or a list of named ones.
+fn from_config(config: &str) -> Result<NamedTemplates> {
     let place = "tokenizer_config.json";
     let config: Value =
         serde_json::from_str(config).map_err(|cause| crate::error!(Format, "{place}: {cause}"))?;
+    let unnamed = |text: &String| vec![(super::DEFAULT.to_string(), text.clone())];
     match config.get("chat_template") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(unnamed(text)),
         Some(Value::Array(list)) => {
-            let name = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
-            let only = list.first().filter(|_| list.len() == 1);
-            let chosen = list.iter().find(name).or(only).and_then(|entry| entry.get("template")?.as_str());
-            match chosen {
-                Some(text) => Ok(Some(text.to_string())),
-                None => {
-                    crate::bail!(Format, "{place}: chat_template: expected one named default, found none")
-                }
+            let mut templates = Vec::new();
+            for (at, entry) in list.iter().enumerate() {
+                let text = |key: &str| match entry.get(key).and_then(Value::as_str) {
+                    Some(text) => Ok(text.to_string()),
+                    None => {
+                        Err(crate::error!(Format, "{place}: chat_template[{at}].{key}: expected a string"))
+                    }
+                };
+                templates.push((text("name")?, text("template")?));
             }
+            crate::ensure!(
+                !templates.is_empty(),
+                Format,
+                "{place}: chat_template: expected a template, found none"
+            );
+            Ok(templates)
         }
         Some(_) => {
             crate::bail!(Format, "{place}: chat_template: expected a string or a list of named templates")

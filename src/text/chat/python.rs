@@ -1,169 +1,247 @@
-//! What chat templates take from Python: `json.dumps` and `strftime`.
+//! What Python and Jinja do with values where minijinja does otherwise: `str`, `repr`, `+`, `*`, `~`.
+//! What they make is counted first.
 
-use minijinja::ErrorKind;
-use minijinja::value::{Kwargs, Value as JinjaValue};
-use serde::Serialize;
-use serde_json::ser::Formatter;
-use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use super::bounds::{charge, counted};
+use super::json::float;
+use minijinja::value::{Value as JinjaValue, ValueKind};
+use minijinja::{Error as JinjaError, ErrorKind};
+use std::fmt::Write as _;
 
-/// Python's `json.dumps(value, ensure_ascii=False)` with `indent`, `separators` and `sort_keys`, as
-/// transformers' filter of that name: blanks after commas and colons, nothing escaped for HTML.
-pub fn to_json(value: JinjaValue, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let sort_keys: Option<bool> = options.get("sort_keys")?;
-    let _ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let bad =
-        |cause: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, cause.to_string());
-    let mut value = serde_json::to_value(&value).map_err(bad)?;
-    if sort_keys.unwrap_or(false) {
-        value.sort_all_objects();
+type Outcome<T> = std::result::Result<T, JinjaError>;
+
+/// A value as it is written into a prompt: texts as they are, numbers and collections as Python's `str`
+/// has them.
+pub fn to_text(value: JinjaValue) -> Outcome<JinjaValue> {
+    match value.kind() {
+        ValueKind::String => charge(value.as_str().map_or(0, str::len)).map(|()| value),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            let mut out = String::new();
+            repr(&value, &mut out)?;
+            charge(out.len())?;
+            Ok(out.into())
+        }
+        _ => Ok(value),
     }
-    let (item, key) = match separators.as_deref() {
-        Some([item, key]) => (item.clone(), key.clone()),
-        _ => ((if indent.is_some() { "," } else { ", " }).to_string(), ": ".to_string()),
+}
+
+/// The text of a value, as `to_text`.
+pub fn text(value: &JinjaValue) -> Outcome<String> {
+    to_text(value.clone()).map(|text| text.to_string())
+}
+
+/// The filter `string`; markup stays markup.
+pub fn string(value: JinjaValue) -> Outcome<JinjaValue> {
+    if value.is_safe() { Ok(value) } else { text(&value).map(JinjaValue::from) }
+}
+
+/// What a slice is: a list, where minijinja may have an iterator.
+pub fn list(value: JinjaValue) -> Outcome<JinjaValue> {
+    let value = match value.kind() {
+        ValueKind::Iterable => value.try_iter()?.collect(),
+        _ => value,
     };
-    let indent = indent.map(|width| width.min(64));
-    let format = PythonFormat { item, key, indent, depth: 0, filled: false };
-    let mut bytes = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format)).map_err(bad)?;
-    String::from_utf8(bytes)
-        .map_err(|cause| minijinja::Error::new(ErrorKind::BadSerialization, cause.to_string()))
+    counted(&value)?;
+    Ok(value)
 }
 
-struct PythonFormat {
-    item: String,
-    key: String,
-    indent: Option<usize>,
-    depth: usize,
-    /// Whether the innermost list or object has an entry: an empty one stays on its line.
-    filled: bool,
+/// What a loop goes over: in Python not `None`.
+pub fn looped(value: JinjaValue) -> Outcome<JinjaValue> {
+    match value.is_none() {
+        true => Err(JinjaError::new(ErrorKind::InvalidOperation, "for: expected a list, found none")),
+        false => Ok(value),
+    }
 }
 
-impl PythonFormat {
-    fn line<W: ?Sized + Write>(&self, writer: &mut W) -> io::Result<()> {
-        match self.indent {
-            Some(width) => write!(writer, "\n{:1$}", "", width * self.depth),
-            None => Ok(()),
+/// Python's `repr`.
+fn repr(value: &JinjaValue, out: &mut String) -> Outcome<()> {
+    charge(0)?;
+    match value.kind() {
+        ValueKind::String => repr_text(value.as_str().unwrap_or_default(), out),
+        ValueKind::Number => match f64::try_from(value.clone()) {
+            Ok(number) if !value.is_integer() => match number.is_finite() {
+                true => *out += &float(number),
+                false => *out += &number.to_string().to_lowercase(),
+            },
+            _ => *out += &value.to_string(),
+        },
+        ValueKind::Map => {
+            out.push('{');
+            for (at, key) in value.try_iter()?.enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                repr(&key, out)?;
+                out.push_str(": ");
+                repr(&value.get_item(&key)?, out)?;
+            }
+            out.push('}');
+        }
+        ValueKind::Seq => {
+            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            out.push(open);
+            for (at, item) in value.try_iter()?.enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                repr(&item, out)?;
+            }
+            out.push_str(if value.is_tuple() && value.len() == Some(1) { "," } else { "" });
+            out.push(close);
+        }
+        ValueKind::Undefined => out.push_str("Undefined"),
+        _ => *out += &value.to_string(),
+    }
+    Ok(())
+}
+
+fn repr_text(text: &str, out: &mut String) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            // Writing to a string cannot fail.
+            c => {
+                let code = u32::from(c);
+                let _ = match code {
+                    0..=0xff => write!(out, "\\x{code:02x}"),
+                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+            }
         }
     }
-    fn open<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth += 1;
-        self.filled = false;
-        writer.write_all(bracket)
-    }
-    fn close<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth -= 1;
-        if self.filled {
-            self.line(writer)?;
+    out.push(quote);
+}
+
+/// Python's `str.isprintable`, which is the rule of Rust's `Debug` behind a first character.
+fn is_printable(c: char) -> bool {
+    matches!(c, ' '..='~') || ['a', c].iter().collect::<String>().escape_debug().nth(1) == Some(c)
+}
+
+/// `left ~ right`.
+pub fn concat(left: JinjaValue, right: JinjaValue) -> Outcome<String> {
+    let (mut left, right) = (text(&left)?, text(&right)?);
+    charge(left.len() + right.len())?;
+    left.push_str(&right);
+    Ok(left)
+}
+
+/// `left + right`. A text that went through the filter `safe` is markup: what is added to it is escaped,
+/// as in Jinja.
+pub fn add(left: JinjaValue, right: JinjaValue) -> Outcome<JinjaValue> {
+    match (left.as_str(), right.as_str()) {
+        (Some(a), Some(b)) => {
+            let markup = left.is_safe() || right.is_safe();
+            let part = |text: &str, safe: bool| if markup && !safe { escape(text) } else { text.to_owned() };
+            let (mut a, b) = (part(a, left.is_safe()), part(b, right.is_safe()));
+            charge(a.len() + b.len())?;
+            a.push_str(&b);
+            return Ok(if markup { JinjaValue::from_safe_string(a) } else { a.into() });
         }
-        self.filled = true;
-        writer.write_all(bracket)
+        (None, None) => {}
+        _ => return Err(mismatch("+", &left, &right)),
     }
-    fn entry<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.filled = true;
-        if !first {
-            writer.write_all(self.item.as_bytes())?;
+    if is_list(&left) && is_list(&right) {
+        if left.is_tuple() != right.is_tuple() {
+            return Err(mismatch("+", &left, &right));
         }
-        self.line(writer)
+        let count = left.len().unwrap_or(0) + right.len().unwrap_or(0);
+        charge(count * size_of::<JinjaValue>())?;
+        let items: Vec<JinjaValue> = left.try_iter()?.chain(right.try_iter()?).collect();
+        return Ok(match left.is_tuple() {
+            true => minijinja::value::Tuple::from(items).into(),
+            false => items.into(),
+        });
+    }
+    arithmetic("+", &left, &right, i128::checked_add, |a, b| a + b)
+}
+
+/// `left * right`: texts and lists are repeated.
+pub fn multiply(left: JinjaValue, right: JinjaValue) -> Outcome<JinjaValue> {
+    let is_repeated = |value: &JinjaValue| value.as_str().is_some() || is_list(value);
+    let (repeated, count) = match (is_repeated(&left), is_repeated(&right)) {
+        (true, false) => (&left, &right),
+        (false, true) => (&right, &left),
+        (false, false) => return arithmetic("*", &left, &right, i128::checked_mul, |a, b| a * b),
+        (true, true) => return Err(mismatch("*", &left, &right)),
+    };
+    let count = integer(count).ok_or_else(|| mismatch("*", &left, &right))?;
+    let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
+    if let Some(text) = repeated.as_str() {
+        charge(text.len().saturating_mul(count))?;
+        let text = text.repeat(count);
+        return Ok(if repeated.is_safe() { JinjaValue::from_safe_string(text) } else { text.into() });
+    }
+    let items: Vec<JinjaValue> = repeated.try_iter()?.collect();
+    charge(items.len().saturating_mul(count).saturating_mul(size_of::<JinjaValue>()))?;
+    let all = std::iter::repeat_n(items, count).flatten().collect::<Vec<JinjaValue>>();
+    Ok(all.into())
+}
+
+/// What Python can loop over.
+pub fn is_iterable(value: &JinjaValue) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::String)
+}
+
+fn is_list(value: &JinjaValue) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
+/// An integer; a boolean is one in Python.
+fn integer(value: &JinjaValue) -> Option<i128> {
+    match value.kind() {
+        ValueKind::Bool => Some(i128::from(value.is_true())),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
+        _ => None,
     }
 }
 
-impl Formatter for PythonFormat {
-    fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"[")
-    }
-    fn end_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"]")
-    }
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.entry(writer, first)
-    }
-    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"{")
-    }
-    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"}")
-    }
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.entry(writer, first)
-    }
-    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(self.key.as_bytes())
-    }
-}
-
-/// The date and time of now in UTC (transformers: local time) by C's conversions.
-pub fn strftime_now(format: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    strftime(format, now)
-}
-
-/// The conversions that chat templates use; an unknown one stays as it stands.
-fn strftime(format: &str, unix: u64) -> String {
-    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    let (days, second) = (unix / 86400, unix % 86400);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let (year, month, day) = civil(days);
-    let (week_day, month_name) = (DAYS[(days % 7) as usize], MONTHS[(month as usize + 11) % 12]);
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
+fn arithmetic(
+    operator: &str,
+    left: &JinjaValue,
+    right: &JinjaValue,
+    exact: fn(i128, i128) -> Option<i128>,
+    rough: fn(f64, f64) -> f64,
+) -> Outcome<JinjaValue> {
+    let failed = || mismatch(operator, left, right);
+    match (integer(left), integer(right)) {
+        (Some(a), Some(b)) => match exact(a, b).ok_or_else(failed)? {
+            small if i64::try_from(small).is_ok() => Ok((small as i64).into()),
+            large => Ok(large.into()),
+        },
+        (a, b) => {
+            let number = |value: &JinjaValue, integer: Option<i128>| match (integer, value.kind()) {
+                (Some(integer), _) => Ok(integer as f64),
+                (None, ValueKind::Number) => f64::try_from(value.clone()),
+                _ => Err(failed()),
+            };
+            Ok(rough(number(left, a)?, number(right, b)?).into())
         }
-        out += &match chars.next() {
-            Some('Y') => year.to_string(),
-            Some('y') => format!("{:02}", year % 100),
-            Some('m') => format!("{month:02}"),
-            Some('d') => format!("{day:02}"),
-            Some('e') => format!("{day:2}"),
-            Some('B') => month_name.to_string(),
-            Some('b') => month_name[..3].to_string(),
-            Some('A') => week_day.to_string(),
-            Some('a') => week_day[..3].to_string(),
-            Some('H') => format!("{hour:02}"),
-            Some('I') => format!("{:02}", (hour + 11) % 12 + 1),
-            Some('M') => format!("{minute:02}"),
-            Some('S') => format!("{:02}", second % 60),
-            Some('p') => (if hour < 12 { "AM" } else { "PM" }).to_string(),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{:02}", second % 60),
-            Some('%') => "%".to_string(),
-            Some(other) => format!("%{other}"),
-            None => "%".to_string(),
-        };
+    }
+}
+
+fn mismatch(operator: &str, left: &JinjaValue, right: &JinjaValue) -> JinjaError {
+    let what =
+        format!("{operator}: expected values that go together, found {} and {}", left.kind(), right.kind());
+    JinjaError::new(ErrorKind::InvalidOperation, what)
+}
+
+/// markupsafe's `escape`.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
     }
     out
-}
-
-/// Year, month and day of a day number since 1970, by counting 400-year cycles of 146097 days from a
-/// 1 March, so that the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // from 0000-03-01 to 1970-01-01
-    let (cycle, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153; // 0 is March
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (cycle * 400 + year + u64::from(month <= 2), month, of_year - (153 * shifted + 2) / 5 + 1)
 }
 
 #[cfg(test)]
@@ -171,35 +249,51 @@ mod tests {
     use super::*;
     use minijinja::value::Serde;
 
+    /// From Python: `str(value)`.
     #[test]
-    fn dates() {
-        for (unix, expected) in [
-            (0, "Thursday 01 January 1970 12:00:00 AM Jan 70"),
-            (951_782_400, "Tuesday 29 February 2000 12:00:00 AM Feb 00"),
-            (4_107_542_399, "Sunday 28 February 2100 11:59:59 PM Feb 00"),
-            (1_735_689_599, "Tuesday 31 December 2024 11:59:59 PM Dec 24"),
-        ] {
-            assert_eq!(strftime("%A %d %B %Y %I:%M:%S %p %b %y", unix), expected);
-        }
-        assert_eq!(strftime("%q 100%% %", 0), "%q 100% %");
+    fn values_as_python_writes_them() {
+        super::super::bounds::begin(0);
+        let value = serde_json::json!({
+            "a": [1, -2.5, 1e16, 1e-7, true, null], "it's": "it's", "q": "\"'", "\n": "\u{7}\u{ad}\u{200b}\u{e000}é中🦅\\",
+            "e": {}, "l": []
+        });
+        let expected = "{'a': [1, -2.5, 1e+16, 1e-07, True, None], \"it's\": \"it's\", 'q': '\"\\'', '\\n': \
+                        '\\x07\\xad\\u200b\\ue000é中🦅\\\\', 'e': {}, 'l': []}";
+        assert_eq!(text(&JinjaValue::from(Serde(&value))).unwrap(), expected);
+        assert_eq!(text(&"it's".into()).unwrap(), "it's");
     }
 
     #[test]
-    fn json_as_python_writes_it() {
-        let value =
-            serde_json::json!({"b": [1, 2.0, "é<\"\n"], "a": {}, "c": [], "d": null, "e": [{"f": true}]});
-        let value = JinjaValue::from(Serde(&value));
-        let dump = |options: &[(&str, JinjaValue)]| {
-            let options: Kwargs = options.iter().map(|(k, v)| (*k, v.clone())).collect();
-            to_json(value.clone(), options).unwrap()
-        };
-        // From Python: json.dumps(value, ensure_ascii=False, ...)
-        assert_eq!(
-            dump(&[]),
-            r#"{"b": [1, 2.0, "é<\"\n"], "a": {}, "c": [], "d": null, "e": [{"f": true}]}"#
-        );
-        let indented = "{\n  \"a\": {},\n  \"b\": [\n    1,\n    2.0,\n    \"é<\\\"\\n\"\n  ],\n  \"c\": [],\n  \
-                        \"d\": null,\n  \"e\": [\n    {\n      \"f\": true\n    }\n  ]\n}";
-        assert_eq!(dump(&[("indent", 2.into()), ("sort_keys", true.into())]), indented);
+    fn markup_escapes_what_is_added_to_it() {
+        super::super::bounds::begin(0);
+        let safe = JinjaValue::from_safe_string("<a>".into());
+        let both = add(safe.clone(), "<'\">&".into()).unwrap();
+        assert_eq!(both.to_string(), "<a>&lt;&#39;&#34;&gt;&amp;");
+        assert_eq!(add("<".into(), both).unwrap().to_string(), "&lt;<a>&lt;&#39;&#34;&gt;&amp;");
+        assert_eq!(concat(safe, "<".into()).unwrap(), "<a><");
+    }
+
+    #[test]
+    fn sums_and_products() {
+        super::super::bounds::begin(0);
+        let show =
+            |value: Outcome<JinjaValue>| value.and_then(|value| text(&value)).unwrap_or("error".into());
+        let list = || JinjaValue::from(vec![1, 2]);
+        for (found, expected) in [
+            (show(add(1.into(), 2.5.into())), "3.5"),
+            (show(add(true.into(), 2.into())), "3"),
+            (show(add("1".into(), 2.into())), "error"),
+            (show(add(JinjaValue::UNDEFINED, "x".into())), "error"),
+            (show(add(list(), list())), "[1, 2, 1, 2]"),
+            (show(add(i64::MAX.into(), 1.into())), "9223372036854775808"),
+            (show(multiply("ab".into(), 2.into())), "abab"),
+            (show(multiply((-3).into(), "ab".into())), ""),
+            (show(multiply(list(), 2.into())), "[1, 2, 1, 2]"),
+            (show(multiply("ab".into(), i64::MAX.into())), "error"),
+            (show(multiply(list(), i64::MAX.into())), "error"),
+            (show(multiply(3.into(), 0.5.into())), "1.5"),
+        ] {
+            assert_eq!(found, expected);
+        }
     }
 }
