@@ -29,6 +29,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/base/disk.rs",
     "src/base/event_fd.rs",
     "src/base/fork.rs",
+    "src/base/reserve.rs",
     "src/base/thread.rs",
     "src/engine/measure/",
     "src/loading/file.rs",

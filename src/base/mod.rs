@@ -1,6 +1,6 @@
 //! What everything leans on, and what leans on nothing: errors, limits, checked arithmetic, element
 //! types, aligned buffers, the fork check, the clock,
-//! a descriptor to poll, and files that are never seen half written.
+//! a descriptor to poll, files that are never seen half written, and memory for when there is none.
 
 pub mod blocks;
 pub mod buffer;
@@ -15,4 +15,5 @@ pub mod limits;
 pub mod memory;
 pub mod new_file;
 pub mod region;
+pub mod reserve;
 pub mod thread;

@@ -10,6 +10,7 @@ use super::engine::EngineObject;
 use super::handles::Pin;
 use super::status::{AQUILA_OK, aquila_error, aquila_status};
 use crate::base::error::{Error, Result};
+use crate::base::reserve;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, OsStr, c_char};
@@ -22,6 +23,8 @@ use std::time::Duration;
 thread_local! {
     /// How many library calls this thread is inside of: more than one inside a callback.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// What the outermost call found: how often this thread had needed the reserve of memory.
+    static HITS: Cell<u64> = const { Cell::new(0) };
     /// Engines freed inside a callback, to be torn down when the outermost call returns.
     static FREED: RefCell<Vec<Pin<EngineObject>>> = const { RefCell::new(Vec::new()) };
     /// What the panic hook saw last on this thread.
@@ -51,7 +54,7 @@ pub(super) unsafe fn outcome_call(
     if !error.is_aligned() {
         return crate::Status::Argument as aquila_status;
     }
-    let result = run(body);
+    let result = run(|| reserve::check().and_then(|()| body()));
     let status = result.as_ref().map_or_else(|e| e.status as aquila_status, |&status| status);
     // SAFETY: aligned as just checked, else as the caller promises.
     if let Some(error) = unsafe { error.as_mut() } {
@@ -81,7 +84,18 @@ fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn enter() {
-    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
+    let _ = DEPTH.try_with(|depth| {
+        if depth.get() == 0 {
+            let _ = HITS.try_with(|hits| hits.set(reserve::hits()));
+        }
+        depth.set(depth.get() + 1);
+    });
+}
+
+/// `NoMemory` where the calls that this thread is inside of needed the reserve: nothing that will live on should be made of
+/// it.
+pub(super) fn check_memory() -> Result<()> {
+    reserve::check_since(HITS.try_with(Cell::get).unwrap_or(0))
 }
 
 fn leave() {

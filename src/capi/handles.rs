@@ -268,8 +268,12 @@ fn head_after(head: u64, first: u32) -> u64 {
     ((head >> 32).wrapping_add(1) << 32) | u64::from(first)
 }
 
-/// Stores an object and gives its handle; the object comes back with `NoMemory` if no slot is left.
+/// Stores an object and gives its handle; the object comes back with `NoMemory` if no slot is left, or if it was made
+/// with the help of the reserve.
 pub(super) fn insert<N: Noun, H>(value: N) -> std::result::Result<*mut H, (crate::base::error::Error, N)> {
+    if let Err(error) = super::guard::check_memory() {
+        return Err((error, value));
+    }
     match N::table().insert(value) {
         Ok((index, generation)) => Ok(ptr::without_provenance_mut(encode::<N>(index, generation) as usize)),
         Err(value) => {

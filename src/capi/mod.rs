@@ -13,6 +13,10 @@
 
 #![allow(non_camel_case_types)]
 
+/// A refusal of memory becomes a status, see [`reserve`](crate::base::reserve).
+#[global_allocator]
+static ALLOCATOR: crate::base::reserve::Allocator = crate::base::reserve::Allocator;
+
 mod guard;
 mod handles;
 mod options;

@@ -8,6 +8,7 @@
 
 use crate::backend::{Capabilities, Carry, Executor, Step, StepSequence, Ticket, Want, WantedRow};
 use crate::base::error::{Error, Result, Status};
+use crate::base::reserve;
 use crate::engine::active::Active;
 use crate::engine::kv_blocks::KvBlocks;
 use crate::engine::pace::Pace;
@@ -118,6 +119,7 @@ impl Runner {
     }
 
     fn serve(&mut self) {
+        let mut hits = reserve::hits();
         while self.take_in() {
             self.end_early();
             self.queues.retire(&mut self.kv);
@@ -128,6 +130,10 @@ impl Runner {
                 self.collect_step();
                 self.queues.retire(&mut self.kv);
                 self.note_state();
+            }
+            if let Err(error) = reserve::check_since(hits) {
+                hits = reserve::hits();
+                self.fail_all(error);
             }
         }
     }

@@ -3,6 +3,8 @@
 //!
 //! One test alone in its program, so that no other test's allocations are counted.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -16,34 +18,10 @@ use aquila::model::spec::{DecoderSpec, RopeScaling, RopeSpec};
 use aquila::model::weights::{Role, RowMap, Weight, WeightSet};
 use aquila::open::{self, LoadOptions};
 use aquila::sampling::SamplingParams;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::{TempDir, TinyModel};
-
-/// The system's allocator, counting.
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promised us.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promised us.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A decoder whose weights, in every type, are small and whose q rows lie in two pieces along k.
 fn weights(spec: &DecoderSpec, dtype: DType) -> WeightSet {
@@ -82,6 +60,9 @@ fn weights(spec: &DecoderSpec, dtype: DType) -> WeightSet {
 
 #[test]
 fn steady_decode_takes_no_memory() {
+    let before = allocations::calls();
+    drop(std::hint::black_box(vec![1u8; 100]));
+    assert!(allocations::calls() > before, "nothing is counted");
     steps_take_no_memory();
     the_engines_loop_takes_no_memory();
 }
@@ -114,9 +95,9 @@ fn the_engines_loop_takes_no_memory() {
     let submit = |sampling, n| engine.submit(Input::Tokens(vec![5; 30]), params(sampling, n)).unwrap();
     let requests = [submit(sampling, 0), submit(SamplingParams::default(), 7)];
     requests.iter().for_each(|request| wait_for(request, 200));
-    let before = CALLS.load(Ordering::Relaxed);
+    let before = allocations::calls();
     requests.iter().for_each(|request| wait_for(request, 1000));
-    let calls = CALLS.load(Ordering::Relaxed) - before;
+    let calls = allocations::calls() - before;
     assert!(requests[1].timings().accepted_tokens > 100, "{:?}", requests[1].timings());
     // Text, tokens and their probabilities double three times on the way; the ends take a little too.
     assert!(calls <= 2 * 3 * 4 + 16, "{calls} allocations for 1600 tokens");
@@ -184,7 +165,7 @@ fn steps_take_no_memory() {
             let mut executor = backend.open(spec, set, &options, &plan, &mut progress).unwrap();
             // The threads' own start may allocate, the first job awaits it.
             executor.submit(&prefill).unwrap();
-            let before = CALLS.load(Ordering::Relaxed);
+            let before = allocations::calls();
             for _ in 0..3 {
                 for step in [&prefill, &decode] {
                     let ticket = executor.submit(step).unwrap();
@@ -195,7 +176,7 @@ fn steps_take_no_memory() {
                 }
                 executor.copy_blocks(&[(0, 1)]).unwrap();
             }
-            let calls = CALLS.load(Ordering::Relaxed) - before;
+            let calls = allocations::calls() - before;
             assert_eq!(calls, 0, "{level} {dtype}");
         }
     }

@@ -1,6 +1,8 @@
 //! Damaged and hostile checkpoints: each kind has its status and a message with file, item, expected
 //! and found, within bounded memory and time.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
 #[path = "../support/mod.rs"]
 mod support;
 

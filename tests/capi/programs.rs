@@ -131,6 +131,17 @@ fn the_library_can_be_opened_and_closed_again() {
     run_quietly(program(&path).arg(model()));
 }
 
+/// Not under AddressSanitizer, which has the allocator for itself.
+#[test]
+fn lack_of_memory_is_a_status() {
+    let dir = scratch("nomemory");
+    for (link, name) in [(Link::Shared, "shared"), (Link::Static, "static")] {
+        let path = dir.join(name);
+        build(Compiler::found()[0].c(), &source("nomemory"), &path, link, &["-std=gnu11", "-pthread"]);
+        print!("{}", String::from_utf8_lossy(&run_quietly(program(&path).arg(model())).stdout));
+    }
+}
+
 /// What each kind of broken checkpoint is refused with: a status, and a word of the message.
 #[test]
 fn bad_files_are_named() {

@@ -1,37 +1,16 @@
 //! Chat templates that mean harm: each ends in an error, soon and within bounded memory. Alone in its program,
 //! for it counts what the program takes.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
+
 use aquila::Status;
 use aquila::text::{ChatTemplate, Tokenizer};
 use proptest::prelude::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// The system's allocator, with a count of the bytes in use and of the most there were.
-struct Counting;
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does all of it; the counters are atomics.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Most that a template may take at once: the texts that it may make in all, and a copy or two of one.
-const BYTES_MOST: usize = 400 << 20;
+const BYTES_MOST: u64 = 400 << 20;
 /// Ten seconds by the clock, and the instruction under way.
 const TIME_MOST: Duration = Duration::from_secs(20);
 
@@ -135,11 +114,9 @@ fn each_ends_soon_and_within_bounds() {
     ];
     let tokenizer = tokenizer();
     for (name, source, part) in &hostile {
-        let before = NOW.load(Ordering::Relaxed);
-        MOST.store(before, Ordering::Relaxed);
         let start = Instant::now();
-        let error = run(source, &tokenizer).expect_err(name);
-        let (took, most) = (start.elapsed(), MOST.load(Ordering::Relaxed) - before);
+        let (outcome, most) = allocations::peak_of(|| run(source, &tokenizer));
+        let (took, error) = (start.elapsed(), outcome.expect_err(name));
         println!("{name}: {took:?}, {} MiB: {error}", most >> 20);
         assert!(error.status == Status::Format && error.message.contains(part), "{name}: {error}");
         assert!(error.message.len() < 1000, "{name}: a message of {} bytes", error.message.len());

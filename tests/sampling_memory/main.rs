@@ -1,32 +1,10 @@
 //! Choosing a token takes no memory: all of it was taken when the sampler was made. Alone in its process,
 //! because it counts allocations.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
+
 use aquila::sampling::{Sampler, SamplingParams};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise for `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise for `dealloc`.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 #[test]
 fn choosing_takes_no_memory() {
     const VOCAB: usize = 100_008;
@@ -44,12 +22,12 @@ fn choosing_takes_no_memory() {
     ] {
         let mut sampler = Sampler::new(params.clone(), VOCAB).unwrap();
         sampler.see_prompt(&prompt);
-        let before = COUNT.with(Cell::get);
+        let before = allocations::calls_of_this_thread();
         let start = std::time::Instant::now();
         for index in 0..20 {
             sampler.choose(&logits, &[100_007, 0], index).unwrap();
         }
-        let taken = COUNT.with(Cell::get) - before;
+        let taken = allocations::calls_of_this_thread() - before;
         println!("{:?} a token: {params:?}", start.elapsed() / 20);
         assert_eq!(taken, 0, "{params:?}");
     }
