@@ -26,8 +26,8 @@ class Params(ctypes.Structure):
         ("top_k", c_int32), ("penalty_last_n", c_int32), ("repeat_penalty", c_float),
         ("frequency_penalty", c_float), ("presence_penalty", c_float), ("n_stop", c_uint32), ("seed", c_uint64),
         ("stop", c_void_p), ("stop_tokens", c_void_p), ("logit_bias", c_void_p), ("n_stop_tokens", c_uint32),
-        ("n_logit_bias", c_uint32), ("speculate", c_uint32), ("reserved", c_uint32), ("deadline_ms", c_int64),
-        ("priority", c_int32), ("n_logprobs", c_uint32),
+        ("n_logit_bias", c_uint32), ("speculate", c_uint32), ("constraint_kind", c_uint32), ("deadline_ms", c_int64),
+        ("priority", c_int32), ("n_logprobs", c_uint32), ("constraint", c_char_p),
     ]
 
 

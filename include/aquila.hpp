@@ -155,6 +155,17 @@ struct LoadOptions {
     }
 };
 
+/// What a text must fit: Constraint::json_schema(R"({"type": "object"})"), and so on. As it is made: nothing.
+struct Constraint {
+    /// AQUILA_CONSTRAINT_...
+    std::uint32_t kind = AQUILA_CONSTRAINT_NONE;
+    std::string text;
+
+    static Constraint json_schema(std::string text) { return {AQUILA_CONSTRAINT_JSON_SCHEMA, std::move(text)}; }
+    static Constraint regex(std::string text) { return {AQUILA_CONSTRAINT_REGEX, std::move(text)}; }
+    static Constraint lark(std::string text) { return {AQUILA_CONSTRAINT_LARK, std::move(text)}; }
+};
+
 /// How to generate: the fields of aquila_gen_params, with its defaults.
 struct Params {
     std::uint32_t flags, max_tokens, min_tokens;
@@ -168,6 +179,7 @@ struct Params {
     std::uint32_t speculate;
     std::int64_t deadline_ms;
     std::int32_t priority;
+    Constraint constraint;
 
     Params() {
         aquila_gen_params raw;
@@ -218,6 +230,8 @@ struct Params {
         out.speculate = speculate;
         out.deadline_ms = deadline_ms;
         out.priority = priority;
+        out.constraint_kind = constraint.kind;
+        out.constraint = constraint.kind == AQUILA_CONSTRAINT_NONE ? nullptr : constraint.text.c_str();
         return out;
     }
 };

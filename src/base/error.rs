@@ -37,7 +37,7 @@ pub enum Status {
     Closed = -15,
     /// A device driver failed; the native code holds its number.
     Device = -16,
-    /// A bad JSON schema, regular expression or grammar.
+    /// A JSON schema, regular expression or grammar that is not understood or cannot be met.
     Constraint = -17,
     /// The caller's buffer is too small; the needed size was written.
     TooSmall = -18,
@@ -122,6 +122,7 @@ impl Error {
     pub fn io(action: &str, path: &std::path::Path, cause: &std::io::Error) -> Self {
         let status = match cause.kind() {
             std::io::ErrorKind::NotFound => Status::NotFound,
+            std::io::ErrorKind::OutOfMemory => Status::NoMemory,
             _ => Status::Io,
         };
         Error {

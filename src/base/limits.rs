@@ -47,6 +47,22 @@ pub const STOP_BYTES_MAX: usize = 4096;
 pub const LOGPROBS_MAX: u32 = 20;
 /// Most tokens a step that speculation may propose: beyond it no device verifies them for nothing.
 pub const SPECULATE_MAX: u32 = 64;
+/// Longest JSON schema or grammar that constrains a text. The time to compile one grows with the square of its length
+/// at worst, to some seconds for so much; the schemas that are written for it are far shorter.
+pub const CONSTRAINT_BYTES_MAX: usize = 64 << 10;
+/// Longest regular expression that does. The same at worst, and one lexeme is more work than many.
+pub const CONSTRAINT_REGEX_BYTES_MAX: usize = 16 << 10;
+/// Symbols in the rules of a constraint: some ten for each member of an object.
+pub const CONSTRAINT_SYMBOLS_MAX: usize = 30_000;
+/// Work to build the lexer of a constraint, in the parser's own units: a schema of some pages takes a tenth of it.
+pub const CONSTRAINT_LEXER_FUEL: u64 = 300_000;
+/// Longest token, in bytes, that a constrained text may have: the tree of tokens counts its depth in 10 bits. Aquila's
+/// longest has 512.
+pub const CONSTRAINT_TOKEN_BYTES_MAX: usize = 1000;
+/// Most bytes of all tokens together in that tree, which counts its nodes in 22 bits: Aquila's have 707,924.
+pub const CONSTRAINT_VOCABULARY_BYTES_MAX: usize = 4_000_000;
+/// States that the lexer of one constraint may have, 1 to 2 KB each.
+pub const CONSTRAINT_LEXER_STATES_MAX: usize = 50_000;
 /// Most worker threads of one engine.
 pub const THREADS_MAX: usize = 256;
 /// Largest prompt text in bytes.

@@ -7,33 +7,41 @@
 //! something to lose looks at the count: the C door gives no handle out that was made with the help of the reserve, the
 //! engine's thread ends its requests, and both say `NoMemory`. What they drop gives its pieces back.
 //!
-//! The reserve is a stack that is never popped: a piece is taken by moving its end, and the end goes back to the start when
-//! the last piece is given back. All of it is one word, the number of pieces above and the end below. Its pages cost nothing
-//! before they are touched.
+//! The reserve is cut into units of a cache line. What is free of it is a list in the order of addresses, each run of free units
+//! holding its length and the next run's place; the first run that fits is cut, and neighbours are joined again. Its pages
+//! cost nothing before they are touched.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Bytes of the reserve: what a call may need at worst, a few times.
+/// Bytes of the reserve: what a load of a small model or any other call needs at worst, a few times.
 const RESERVE_BYTES: usize = 32 << 20;
 /// Largest piece. What may be larger is allocated fallibly.
 const PIECE_MAX: usize = 8 << 20;
-/// From so much on new work is refused: the rest is for what runs.
-const WATERMARK: u64 = RESERVE_BYTES as u64 / 2;
+const UNIT: usize = 64;
+const UNITS: u32 = (RESERVE_BYTES / UNIT) as u32;
+/// Units from which on new work is refused: the rest is for what runs.
+const WATERMARK: u32 = UNITS / 2;
+/// The place behind the last run.
+const END: u32 = u32::MAX;
+/// How often a thread looks for the lock before it goes without: in a child of a fork its holder may not exist.
+const PATIENCE: u32 = 100_000;
 
 #[repr(C, align(4096))]
 struct Region(UnsafeCell<[u8; RESERVE_BYTES]>);
 
-// SAFETY: pieces of it are handed out once each, by the state below; nothing else touches it.
+// SAFETY: what is free of it is touched under the lock alone, and each piece by whom it was given to.
 unsafe impl Sync for Region {}
 
 static REGION: Region = Region(UnsafeCell::new([0; RESERVE_BYTES]));
-/// Pieces that are held, above; bytes that are taken, below.
-static STATE: AtomicU64 = AtomicU64::new(0);
-const PIECE: u64 = 1 << 32;
-const TAKEN: u64 = PIECE - 1;
+static LOCKED: AtomicBool = AtomicBool::new(false);
+/// The first free run; guarded by the lock.
+static FIRST: AtomicU32 = AtomicU32::new(UNINITIALISED);
+const UNINITIALISED: u32 = u32::MAX - 1;
+/// Units that are held.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     static HITS: Cell<u64> = const { Cell::new(0) };
@@ -48,7 +56,7 @@ pub fn hits() -> u64 {
 /// `NoMemory` where the reserve is so far used up that no new work should begin.
 pub fn check() -> crate::base::error::Result<()> {
     crate::ensure!(
-        STATE.load(Ordering::Relaxed) & TAKEN <= WATERMARK,
+        TAKEN.load(Ordering::Relaxed) <= WATERMARK,
         NoMemory,
         "the process is out of memory, and the library's reserve is half used"
     );
@@ -90,7 +98,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         if is_piece(place) {
-            give();
+            give(place, layout.size());
         } else {
             // SAFETY: the caller's promise, and it is no piece.
             unsafe { System.dealloc(place, layout) };
@@ -120,43 +128,131 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// A piece, or null where it is too large or nothing is left.
-#[cold]
-fn take(layout: Layout) -> *mut u8 {
-    let start = REGION.0.get().cast::<u8>();
-    if layout.size() > PIECE_MAX || layout.align() > 4096 {
-        return ptr::null_mut();
-    }
-    let mut state = STATE.load(Ordering::Acquire);
-    loop {
-        let at = ((state & TAKEN) as usize).next_multiple_of(layout.align());
-        // Never empty: two pieces have two addresses.
-        let end = at + layout.size().max(1);
-        if end > RESERVE_BYTES {
-            return ptr::null_mut();
-        }
-        let new = (state & !TAKEN) + PIECE | end as u64;
-        match STATE.compare_exchange_weak(state, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
-                let _ = HITS.try_with(|hits| hits.set(hits.get() + 1));
-                return start.wrapping_add(at);
+/// A free run, as it lies at its own beginning.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Run {
+    units: u32,
+    next: u32,
+}
+
+fn place(unit: u32) -> *mut u8 {
+    REGION.0.get().cast::<u8>().wrapping_add(unit as usize * UNIT)
+}
+
+/// The list of free runs, while the lock is held.
+struct Free;
+
+impl Free {
+    fn lock() -> Option<Free> {
+        for _ in 0..PATIENCE {
+            if !LOCKED.swap(true, Ordering::Acquire) {
+                if FIRST.load(Ordering::Relaxed) == UNINITIALISED {
+                    Free.set(0, Run { units: UNITS, next: END });
+                    FIRST.store(0, Ordering::Relaxed);
+                }
+                return Some(Free);
             }
-            Err(now) => state = now,
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    fn run(&self, unit: u32) -> Run {
+        // SAFETY: `unit` begins a free run, which is aligned to a unit and which only the holder of the lock touches.
+        unsafe { place(unit).cast::<Run>().read() }
+    }
+
+    fn set(&self, unit: u32, run: Run) {
+        // SAFETY: as above.
+        unsafe { place(unit).cast::<Run>().write(run) }
+    }
+
+    /// Lets the run before (`END`: the head of the list) be followed by the one at `next`.
+    fn link(&self, before: u32, next: u32) {
+        match before {
+            END => FIRST.store(next, Ordering::Relaxed),
+            before => self.set(before, Run { next, ..self.run(before) }),
+        }
+    }
+
+    /// Takes `units` from the first run that holds them from a multiple of `align` units on.
+    fn take(&self, units: u32, align: u32) -> Option<u32> {
+        let (mut before, mut at) = (END, FIRST.load(Ordering::Relaxed));
+        while at != END {
+            let run = self.run(at);
+            let (start, end) = (at.next_multiple_of(align), at + run.units);
+            if start + units <= end {
+                let mut next = run.next;
+                if start + units < end {
+                    self.set(start + units, Run { units: end - start - units, next });
+                    next = start + units;
+                }
+                if start > at {
+                    self.set(at, Run { units: start - at, next });
+                } else {
+                    self.link(before, next);
+                }
+                return Some(start);
+            }
+            (before, at) = (at, run.next);
+        }
+        None
+    }
+
+    fn give(&self, start: u32, units: u32) {
+        let (mut before, mut next) = (END, FIRST.load(Ordering::Relaxed));
+        while next != END && next < start {
+            (before, next) = (next, self.run(next).next);
+        }
+        let mut freed = Run { units, next };
+        if next != END && start + units == next {
+            let follower = self.run(next);
+            freed = Run { units: units + follower.units, next: follower.next };
+        }
+        if before != END && before + self.run(before).units == start {
+            let units = self.run(before).units + freed.units;
+            self.set(before, Run { units, next: freed.next });
+        } else {
+            self.set(start, freed);
+            self.link(before, start);
         }
     }
 }
 
-/// Takes a piece back.
+impl Drop for Free {
+    fn drop(&mut self) {
+        LOCKED.store(false, Ordering::Release);
+    }
+}
+
+/// Never 0: two pieces have two addresses.
+fn units(bytes: usize) -> u32 {
+    bytes.max(1).div_ceil(UNIT) as u32
+}
+
+/// A piece, or null where it is too large or nothing is left.
 #[cold]
-fn give() {
-    let mut state = STATE.load(Ordering::Acquire);
-    loop {
-        let left = state - PIECE;
-        let new = if left & !TAKEN == 0 { 0 } else { left };
-        match STATE.compare_exchange_weak(state, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(now) => state = now,
-        }
+fn take(layout: Layout) -> *mut u8 {
+    if layout.size() > PIECE_MAX || layout.align() > 4096 {
+        return ptr::null_mut();
+    }
+    let count = units(layout.size());
+    let found = Free::lock().and_then(|free| free.take(count, layout.align().div_ceil(UNIT) as u32));
+    let Some(unit) = found else { return ptr::null_mut() };
+    TAKEN.fetch_add(count, Ordering::Relaxed);
+    let _ = HITS.try_with(|hits| hits.set(hits.get() + 1));
+    place(unit)
+}
+
+/// Takes a piece of `size` bytes back.
+#[cold]
+fn give(piece: *mut u8, size: usize) {
+    let unit = (piece.addr() - REGION.0.get().addr()) / UNIT;
+    // Without the lock the piece is lost.
+    if let Some(free) = Free::lock() {
+        free.give(unit as u32, units(size));
+        TAKEN.fetch_sub(units(size), Ordering::Relaxed);
     }
 }
 
@@ -169,46 +265,63 @@ fn is_piece(place: *mut u8) -> bool {
 mod tests {
     use super::*;
 
+    fn is_whole() -> bool {
+        let free = Free::lock().unwrap();
+        let first = FIRST.load(Ordering::Relaxed);
+        let run = free.run(first);
+        TAKEN.load(Ordering::Relaxed) == 0 && (first, run.units, run.next) == (0, UNITS, END)
+    }
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).unwrap()
+    }
+
     /// One test, because the reserve is one.
     #[test]
     fn pieces_are_apart_aligned_counted_and_given_back() {
         let before = hits();
-        let layouts = [(1, 1), (24, 8), (0, 1), (4096, 64), (100, 4096), (7, 2)];
-        let layouts = layouts.map(|(size, align)| Layout::from_size_align(size, align).unwrap());
-        let mut end = 0;
-        for round in 0..3 {
-            for layout in layouts {
-                let piece = take(layout);
-                assert!(!piece.is_null() && is_piece(piece) && piece.addr() % layout.align() == 0);
-                assert!(piece.addr() >= end, "round {round}: a piece lies in another one");
-                end = piece.addr() + layout.size().max(1);
+        // A walk of taking and giving in an order that is soon without any.
+        let (mut held, mut random): (Vec<(*mut u8, Layout)>, u64) = (Vec::new(), 7);
+        for round in 0..3000 {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let pick = (random >> 33) as usize;
+            if round > 2000 || pick.is_multiple_of(3) {
+                if !held.is_empty() {
+                    let (piece, layout) = held.swap_remove(pick / 3 % held.len());
+                    give(piece, layout.size());
+                }
+                continue;
             }
-            end = 0;
-            for _ in layouts {
-                give();
-            }
-            assert_eq!(STATE.load(Ordering::Relaxed), 0);
+            let layout = layout(pick / 7 % 5000, 1 << (pick % 13));
+            let piece = take(layout);
+            assert!(!piece.is_null() && is_piece(piece) && piece.addr().is_multiple_of(layout.align()));
+            let apart = |&(other, of): &(*mut u8, Layout)| {
+                piece.addr() + layout.size().max(1) <= other.addr()
+                    || other.addr() + of.size().max(1) <= piece.addr()
+            };
+            assert!(held.iter().all(apart), "round {round}: a piece lies in another one");
+            held.push((piece, layout));
         }
-        assert_eq!(hits() - before, 18);
+        held.drain(..).for_each(|(piece, layout)| give(piece, layout.size()));
+        assert!(is_whole());
         assert!(check_since(before).is_err() && check_since(hits()).is_ok() && check().is_ok());
-        assert!(take(Layout::from_size_align(PIECE_MAX + 1, 1).unwrap()).is_null());
-        let large = Layout::from_size_align(PIECE_MAX, 1).unwrap();
-        let held = (0..).take_while(|_| !take(large).is_null()).count();
-        assert_eq!(held, RESERVE_BYTES / PIECE_MAX);
+        assert!(take(layout(PIECE_MAX + 1, 1)).is_null());
+        let large: Vec<*mut u8> = (0..10).map(|_| take(layout(PIECE_MAX, 1))).collect();
+        assert_eq!(large.iter().filter(|piece| !piece.is_null()).count(), RESERVE_BYTES / PIECE_MAX);
         assert_eq!(check().unwrap_err().status, crate::Status::NoMemory);
-        (0..held).for_each(|_| give());
-        assert!(check().is_ok());
+        large.into_iter().filter(|piece| !piece.is_null()).for_each(|piece| give(piece, PIECE_MAX));
+        assert!(check().is_ok() && is_whole());
 
         // SAFETY: layouts and pointers belong together.
         unsafe {
-            let layout = Layout::from_size_align(100, 8).unwrap();
-            let piece = take(layout);
+            let small = layout(100, 8);
+            let piece = take(small);
             piece.write_bytes(7, 100);
             // There is memory by now, so it moves out of the reserve.
-            let grown = Allocator.realloc(piece, layout, 5000);
+            let grown = Allocator.realloc(piece, small, 5000);
             assert!(!is_piece(grown) && (0..100).all(|i| *grown.add(i) == 7));
-            assert_eq!(STATE.load(Ordering::Relaxed), 0);
-            Allocator.dealloc(grown, Layout::from_size_align(5000, 8).unwrap());
+            assert!(is_whole());
+            Allocator.dealloc(grown, layout(5000, 8));
         }
     }
 }

@@ -7,11 +7,32 @@ use std::thread::JoinHandle;
 /// `NoMemory` with the `errno` where the system gives none.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let _mask = SignalMask::block_all();
-    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|cause| Error {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|cause| refused(name, &cause))
+}
+
+/// Runs on a thread of its own with `bytes` of stack, signals blocked, and waits for it: for code that goes as deep as
+/// its input, whatever the caller's stack is. The inner `Err` is what a panic said. `NoMemory` where the system gives no
+/// thread.
+pub fn with_stack<T: Send>(
+    name: &str,
+    bytes: usize,
+    run: impl FnOnce() -> T + Send,
+) -> Result<std::thread::Result<T>> {
+    std::thread::scope(|scope| {
+        let mask = SignalMask::block_all();
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(bytes);
+        let thread = thread.spawn_scoped(scope, run).map_err(|cause| refused(name, &cause))?;
+        drop(mask);
+        Ok(thread.join())
+    })
+}
+
+fn refused(name: &str, cause: &std::io::Error) -> Error {
+    Error {
         status: Status::NoMemory,
         native_code: cause.raw_os_error().unwrap_or(0),
         message: format!("cannot start thread {name}: {cause}"),
-    })
+    }
 }
 
 /// Blocks all signals of the calling thread while it lives. Threads inherit the mask of their maker, so

@@ -1,5 +1,6 @@
 //! Generation: parameters, the whole text at once, or piece by piece.
 
+use super::constraint::{self, AQUILA_CONSTRAINT_NONE};
 use super::engine::{EngineObject, aquila_engine, pin_engine};
 use super::event::{Spoken, aquila_event};
 use super::guard::{self, status_call, value_call};
@@ -56,8 +57,22 @@ pub struct aquila_logit_bias {
 }
 
 /// How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
-/// the call returns. The order of the choice is: logit_bias, penalties, top_k, typical_p, top_p, min_p,
-/// temperature, the draw.
+/// the call returns. The order of the choice is: constraint, logit_bias, penalties, top_k, typical_p, top_p,
+/// min_p, temperature, the draw.
+///
+/// A constraint (AQUILA_CONSTRAINT_...) lets the model choose, at each place, among exactly those tokens after
+/// which the text can still be completed, and lets it end the text exactly when it is complete: by an
+/// end-of-sequence id (AQUILA_FINISH_EOS) or one of `stop_tokens` (AQUILA_FINISH_STOP). Where nothing can
+/// follow, the text ends by itself (AQUILA_FINISH_STOP). Ends that come before leave it incomplete:
+/// `max_tokens`, the context, the deadline, a cancel, a string of `stop`, or a stop token that spells text; a
+/// stop token that fits nowhere is never chosen.
+///
+/// It is compiled by the call that submits the request, on its thread; the first of an engine also prepares
+/// the vocabulary, which takes some tenths of a second and tens of megabytes for 100,000 tokens. One that is
+/// not understood, is too complex or fits no text is AQUILA_ERR_CONSTRAINT, with the place. A text that cannot
+/// be completed with the model's tokens, or only with too much work, ends with that error, and never with a
+/// wrong token. Special tokens come only from a grammar that names them. A constraint says what a text looks
+/// like and not what is wanted: say that in the prompt.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct aquila_gen_params {
@@ -108,8 +123,8 @@ pub struct aquila_gen_params {
     /// itself (rewriting, editing, quoting). The engine proposes fewer where they prove wrong, none while
     /// other requests fill its steps, and never more than a step verifies at little cost: 7 on a CPU.
     pub speculate: u32,
-    /// 0.
-    pub reserved: u32,
+    /// In what language `constraint` is written: AQUILA_CONSTRAINT_...; AQUILA_CONSTRAINT_NONE: the text is free.
+    pub constraint_kind: u32,
     /// Milliseconds from the submission after which the text ends with what was made (AQUILA_FINISH_DEADLINE);
     /// waiting in line and tokenising are within it; 0: no limit.
     pub deadline_ms: i64,
@@ -117,18 +132,20 @@ pub struct aquila_gen_params {
     pub priority: i32,
     /// How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20.
     pub n_logprobs: u32,
+    /// What the new text must fit, as `constraint_kind` says; NULL without one. The prompt is no part of it.
+    pub constraint: *const c_char,
     /// Tokens at the beginning that AQUILA_GEN_SHIFT leaves; at most half of the context. A begin-of-sequence token stays
     /// in any case.
     pub n_keep: u32,
     /// 0.
-    pub reserved2: u32,
+    pub reserved: u32,
 }
 
 sized!(aquila_gen_params {
     struct_size, flags, max_tokens, min_tokens, temperature, top_p, min_p, typical_p, top_k,
     penalty_last_n, repeat_penalty, frequency_penalty, presence_penalty, n_stop, seed, stop, stop_tokens,
-    logit_bias, n_stop_tokens, n_logit_bias, speculate, reserved, deadline_ms, priority, n_logprobs,
-    n_keep, reserved2,
+    logit_bias, n_stop_tokens, n_logit_bias, speculate, constraint_kind, deadline_ms, priority, n_logprobs,
+    constraint, n_keep, reserved,
 } defaults());
 
 /// The defaults of the library, as C has them.
@@ -157,12 +174,13 @@ fn defaults() -> aquila_gen_params {
         n_stop_tokens: 0,
         n_logit_bias: 0,
         speculate: params.speculate,
-        reserved: 0,
+        constraint_kind: AQUILA_CONSTRAINT_NONE,
         deadline_ms: 0,
         priority: params.priority,
         n_logprobs: params.logprobs,
+        constraint: ptr::null(),
         n_keep: params.n_keep,
-        reserved2: 0,
+        reserved: 0,
     }
 }
 
@@ -183,11 +201,10 @@ impl aquila_gen_params {
             | AQUILA_GEN_MESSAGES;
         options::check_flags("aquila_gen_params: flags", self.flags, KNOWN)?;
         crate::ensure!(
-            (self.reserved, self.reserved2) == (0, 0),
+            self.reserved == 0,
             Unsupported,
-            "aquila_gen_params: reserved is {} and reserved2 {}, expected 0",
-            self.reserved,
-            self.reserved2
+            "aquila_gen_params: reserved is {}, expected 0",
+            self.reserved
         );
         crate::ensure!(
             self.deadline_ms >= 0,
@@ -205,8 +222,14 @@ impl aquila_gen_params {
         }
         let flag = |bit| self.flags & bit != 0;
         // SAFETY: the caller's promise.
-        let (stop, stop_tokens, sampling) =
-            unsafe { (self.stop_strings()?, self.stop_ids(vocab)?, self.sampling(vocab)?) };
+        let (stop, stop_tokens, sampling, constraint) = unsafe {
+            (
+                self.stop_strings()?,
+                self.stop_ids(vocab)?,
+                self.sampling(vocab)?,
+                constraint::read(self.constraint_kind, self.constraint)?,
+            )
+        };
         Ok(GenParams {
             max_tokens: self.max_tokens,
             min_tokens: self.min_tokens,
@@ -226,6 +249,7 @@ impl aquila_gen_params {
             no_cache: flag(AQUILA_GEN_NO_CACHE),
             shift: flag(AQUILA_GEN_SHIFT),
             n_keep: self.n_keep,
+            constraint,
         })
     }
 
@@ -309,11 +333,12 @@ pub unsafe extern "C" fn aquila_gen_params_init(params: *mut aquila_gen_params, 
 /// Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
 /// handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
-/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
-/// a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
-/// AQUILA_ERR_CLOSED where the engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child
-/// process; AQUILA_ERR_STATE where the model's output has no finite number, or for good, after
-/// AQUILA_ERR_INTERNAL, which ends all requests of the engine.
+/// once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CONSTRAINT, naming
+/// the place, for a constraint that is not understood or cannot be met; AQUILA_ERR_UNSUPPORTED for a model
+/// without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY; AQUILA_ERR_CLOSED where the
+/// engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process; AQUILA_ERR_STATE where the
+/// model's output has no finite number, or for good, after AQUILA_ERR_INTERNAL, which ends all requests of the
+/// engine.
 /// Ownership: the result is the caller's, to be given back with aquila_result_free.
 /// Threads: any, at any time, many at once on one engine.
 ///
@@ -382,7 +407,8 @@ unsafe fn submit(
     params: *const aquila_gen_params,
 ) -> Result<Request> {
     // SAFETY: the caller's promise.
-    let (prompt, params) = unsafe { (guard::text("prompt", prompt)?.to_owned(), options::read(params)?) };
+    let (prompt, params) =
+        unsafe { (guard::owned("prompt", guard::text("prompt", prompt)?)?, options::read(params)?) };
     let input = match params.flags & AQUILA_GEN_MESSAGES {
         0 => Input::Text(prompt),
         _ => Input::Messages(prompt),

@@ -254,6 +254,15 @@ pub(super) unsafe fn c_string<'a>(name: &str, text: *const c_char) -> Result<&'a
     Ok(unsafe { CStr::from_ptr(text) })
 }
 
+/// A copy of a text of any length.
+pub(super) fn owned(name: &str, text: &str) -> Result<String> {
+    let mut copy = String::new();
+    let room = copy.try_reserve_exact(text.len());
+    room.map_err(|_| crate::error!(NoMemory, "{name}: no memory for {} bytes", text.len()))?;
+    copy.push_str(text);
+    Ok(copy)
+}
+
 /// A required path: a NUL-terminated string of any bytes, at least one.
 ///
 /// # Safety

@@ -144,9 +144,10 @@ impl Reading {
 /// Parameters: `job`, what to do; `request`, where the handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
 /// once where the waiting line is full; AQUILA_ERR_BUSY while another request runs on its session;
-/// AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
-/// a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
-/// AQUILA_ERR_CLOSED where the engine, the queue or the session was freed; AQUILA_ERR_FORKED in a child process;
+/// AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CONSTRAINT, naming the place, for a constraint that is not
+/// understood or cannot be met; AQUILA_ERR_UNSUPPORTED for a model without tokenizer, or chat template where one
+/// is needed; AQUILA_ERR_NO_MEMORY; AQUILA_ERR_CLOSED where the engine, the queue or the session was freed;
+/// AQUILA_ERR_FORKED in a child process;
 /// AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
 /// Ownership: the request is the caller's, to be given back with aquila_request_free.
 /// Threads: any, at any time. It does not wait for a step.
@@ -207,7 +208,7 @@ unsafe fn submit(engine: &crate::engine::Engine, job: aquila_job) -> Result<*mut
 unsafe fn input(job: &aquila_job, messages: bool, vocab: usize) -> Result<Input> {
     // SAFETY: the caller's promise.
     unsafe {
-        let text = || sized_text("input", job.input.cast::<c_char>(), job.input_size).map(str::to_owned);
+        let text = || guard::owned("input", sized_text("input", job.input.cast::<c_char>(), job.input_size)?);
         match job.input_kind {
             AQUILA_INPUT_TEXT if !messages => Ok(Input::Text(text()?)),
             AQUILA_INPUT_TEXT | AQUILA_INPUT_MESSAGES => Ok(Input::Messages(text()?)),

@@ -19,7 +19,7 @@ pub struct aquila_result;
 pub const AQUILA_FINISH_NONE: u32 = 0;
 /// The model's end-of-sequence id.
 pub const AQUILA_FINISH_EOS: u32 = 1;
-/// A stop string or stop token.
+/// A stop string or stop token, or the end of what a constraint describes.
 pub const AQUILA_FINISH_STOP: u32 = 2;
 /// `max_tokens` were made.
 pub const AQUILA_FINISH_LENGTH: u32 = 3;

@@ -46,7 +46,7 @@ pub const AQUILA_ERR_OVERLOADED: i32 = -14;
 pub const AQUILA_ERR_CLOSED: i32 = -15;
 /// A device driver failed; `native_code` holds its number.
 pub const AQUILA_ERR_DEVICE: i32 = -16;
-/// A bad JSON schema, regular expression or grammar.
+/// A JSON schema, regular expression or grammar that is not understood or cannot be met; only its request is affected.
 pub const AQUILA_ERR_CONSTRAINT: i32 = -17;
 /// The caller's buffer is too small; the needed size was written.
 pub const AQUILA_ERR_TOO_SMALL: i32 = -18;

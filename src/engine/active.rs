@@ -11,7 +11,9 @@ use crate::engine::session::SessionHold;
 use crate::engine::shared::{Arrival, Shared, Task};
 use crate::engine::shift::{kept, shift};
 use crate::engine::speculation::Speculation;
-use crate::sampling::{Likely, Sampler, SamplingParams, most_likely};
+use crate::sampling::{Allowed, Likely, Sampler, SamplingParams, most_likely};
+use crate::text::constraint::Matcher;
+use crate::text::{EncodeOptions, Tokenizer};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Marks on the engine's clock, in nanoseconds; 0: not yet.
@@ -43,6 +45,8 @@ pub(crate) struct Active {
     /// Made of `sampling` with the first choice: it takes some 20 bytes for each id of the vocabulary, and
     /// a thousand requests may wait.
     sampler: Option<Sampler>,
+    /// Where the text must fit a constraint: what may follow. It stays as it is when the sequence is put back.
+    matcher: Option<Box<Matcher>>,
     output: TextOutput,
     /// Ids that end the text as the model's own end.
     eos_ids: Vec<u32>,
@@ -76,7 +80,7 @@ impl Active {
         device_select: bool,
         cheap_rows: usize,
     ) -> (Self, Sequence) {
-        let Arrival { state, prompt, params, echo, task, session } = arrival;
+        let Arrival { state, prompt, params, echo, task, session, matcher } = arrival;
         let prompt_len = prompt.len();
         let (known, results) = match task {
             Task::Generate => (prompt_len, Results::Last),
@@ -88,9 +92,9 @@ impl Active {
         let room = context.saturating_sub(prompt_len);
         let asked = if params.max_tokens == 0 { usize::MAX } else { params.max_tokens as usize };
         let new_max = if params.shift { asked } else { asked.min(room) };
-        let eos_ids = if params.ignore_eos { Vec::new() } else { shared.info.stop_ids.clone() };
+        let eos_ids = shared.eos_ids(&params);
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
-        let told = params.min_tokens > 0 || params.logprobs > 0;
+        let told = params.min_tokens > 0 || params.logprobs > 0 || matcher.is_some();
         let device_select =
             device_select && !told && task == Task::Generate && is_plain_greedy(&params.sampling);
         let output = TextOutput::new(&params);
@@ -125,6 +129,7 @@ impl Active {
             session,
             sampling: params.sampling,
             sampler: None,
+            matcher,
             output,
             eos_ids,
             stop_ids: params.stop_tokens,
@@ -157,10 +162,25 @@ impl Active {
         }
     }
 
-    /// Proposes up to `room` tokens to follow those known, and gives how many.
-    pub(crate) fn propose(&mut self, room: usize) -> usize {
+    /// Proposes up to `room` tokens to follow those known, and gives how many: what the constraint leaves no choice
+    /// about, else what is looked up, as far as it is allowed.
+    pub(crate) fn propose(&mut self, room: usize, tokenizer: Option<&Tokenizer>) -> usize {
+        let Some(speculation) = &mut self.speculation else { return 0 };
+        if let (Some(matcher), Some(tokenizer)) = (&mut self.matcher, tokenizer)
+            && room > 0
+        {
+            let forced = tokens_of(&matcher.forced(), tokenizer);
+            let allowed = matcher.count_allowed(&forced);
+            if speculation.propose_forced(&forced[..allowed], room) > 0 {
+                return speculation.proposals().len();
+            }
+        }
         let expected = self.prompt_len + self.new_max.min(ROOM_TOKENS);
-        self.speculation.as_mut().map_or(0, |s| s.propose(&self.tokens, room, expected))
+        speculation.propose(&self.tokens, room, expected);
+        if let Some(matcher) = &mut self.matcher {
+            speculation.keep(matcher.count_allowed(speculation.proposals()));
+        }
+        speculation.proposals().len()
     }
 
     /// What [`Active::propose`] proposed last.
@@ -184,7 +204,7 @@ impl Active {
         for row in rows {
             ended = match row {
                 Row::Logits(logits) => self.choose(logits, shared),
-                Row::Selected(token) => Ok(self.take(token, None, shared)),
+                Row::Selected(token) => self.take(token, None, shared),
                 Row::Hidden(_) => Ok(None),
             };
             if !matches!(ended, Ok(None)) {
@@ -243,7 +263,15 @@ impl Active {
     /// Chooses the next token from its logits and takes it in. `Some`: the text has ended.
     fn choose(&mut self, logits: &[f32], shared: &Shared) -> Result<Option<Finish>> {
         let made = self.made;
-        let banned: &[u32] = if made < self.min_tokens { &self.ending_ids } else { &[] };
+        let matcher = self.matcher.as_deref();
+        if matcher.is_some_and(Matcher::has_ended) {
+            // The only text that fits is the empty one.
+            return Ok(Some(self.end_text(Finish::Stop, shared)));
+        }
+        let held_off =
+            made < self.min_tokens && matcher.is_none_or(|m| m.allows_other_than(&self.ending_ids));
+        let banned: &[u32] = if held_off { &self.ending_ids } else { &[] };
+        let allowed = matcher.map(|matcher| Allowed(matcher.allowed()));
         let sampler = match &mut self.sampler {
             Some(sampler) => sampler,
             None => {
@@ -253,17 +281,17 @@ impl Active {
                 sampler
             }
         };
-        let choice = sampler.choose(logits, banned, made as u64)?;
+        let choice = sampler.choose_among(logits, allowed, banned, made as u64)?;
         self.likely.clear();
         if self.likely_count > 0 {
             most_likely(logits, self.likely_count, &mut self.likely);
         }
-        Ok(self.take(choice.token, Some(choice.logprob), shared))
+        self.take(choice.token, Some(choice.logprob), shared)
     }
 
     /// Takes in a token, chosen here or on the device. `Some`: the text has ended, and everything that
     /// can be read is delivered.
-    fn take(&mut self, token: u32, logprob: Option<f32>, shared: &Shared) -> Option<Finish> {
+    fn take(&mut self, token: u32, logprob: Option<f32>, shared: &Shared) -> Result<Option<Finish>> {
         let now = shared.clock.now_ns();
         if self.marks.first_token == 0 {
             self.marks.first_token = now;
@@ -285,7 +313,7 @@ impl Active {
             self.output.finish();
             let timings = self.timings(now, 1);
             self.state.made(None, &self.output.text, timings);
-            return ended;
+            return Ok(ended);
         }
         self.tokens.push(token);
         self.made += 1;
@@ -294,14 +322,28 @@ impl Active {
         let made = Made { id: token, logprob, top: &self.likely };
         self.state.made(Some(made), &self.output.text, timings);
         if stopped {
-            return Some(Finish::Stop);
+            return Ok(Some(Finish::Stop));
+        }
+        let complete = match &mut self.matcher {
+            Some(matcher) => matcher.advance(token).map(|()| matcher.has_ended()),
+            None => Ok(false),
+        };
+        if let Ok(true) = complete {
+            return Ok(Some(self.end_text(Finish::Stop, shared)));
         }
         if self.made < self.new_max {
-            return None;
+            return complete.map(|_| None);
         }
+        let bound = if self.bounded_by_context { Finish::Context } else { Finish::Length };
+        Ok(Some(self.end_text(bound, shared)))
+    }
+
+    /// Delivers what was held back of a text that ends without an ending token.
+    fn end_text(&mut self, reason: Finish, shared: &Shared) -> Finish {
         self.output.finish();
+        let timings = self.timings(shared.clock.now_ns(), 0);
         self.state.made(None, &self.output.text, timings);
-        Some(if self.bounded_by_context { Finish::Context } else { Finish::Length })
+        reason
     }
 
     /// Where the text fills the context and goes on without its middle: takes that out, and gives how many tokens are known
@@ -364,6 +406,13 @@ impl Active {
     pub(crate) fn device_select(&self) -> bool {
         self.device_select
     }
+}
+
+/// The tokens that the tokenizer makes of a text, as the model learned to write it; none of bytes that are no text.
+fn tokens_of(bytes: &[u8], tokenizer: &Tokenizer) -> Vec<u32> {
+    const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
+    let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    if text.is_empty() { Vec::new() } else { tokenizer.encode(text, PLAIN).unwrap_or_default() }
 }
 
 /// Whether the largest logit is the choice, so that a device can make it.

@@ -63,7 +63,9 @@ impl Engine {
         shared.process.check()?;
         let (request, state) = self.request(shared.clock.now_ns(), 0.0, tokens.len(), None, None);
         let params = GenParams::default();
-        shared.admit(Arrival { state, prompt: tokens, params, echo: None, task, session: None }, 0)?;
+        let arrival =
+            Arrival { state, prompt: tokens, params, echo: None, task, session: None, matcher: None };
+        shared.admit(arrival, 0)?;
         Ok(request)
     }
 }

@@ -48,6 +48,7 @@ use event_queue::EventQueue;
 use metrics::{Counters, EngineStats};
 use params::{GenParams, Generation, Input};
 use parking_lot::{Condvar, Mutex};
+use prompt::Prompt;
 use shared::{Arrival, Inbox, Life, Shared, Task};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -171,6 +172,7 @@ impl Engine {
             info,
             tokenizer,
             chat,
+            grammars: Mutex::new(None),
             max_waiting,
             process: Process::current(),
             clock,
@@ -193,8 +195,9 @@ impl Engine {
     }
 
     /// Submits a request. Returns as soon as the prompt is tokenised; `ContextFull` where it leaves no
-    /// room for a token, `Overloaded` where the waiting line is full, `Busy` where another request runs on its
-    /// session, `Closed` after `close`, `State` after an internal error, `Forked` in a child process.
+    /// room for a token, `Constraint` for a constraint that is not understood or cannot be met, `Overloaded` where the
+    /// waiting line is full, `Busy` where another request runs on its session, `Closed` after `close`, `State` after
+    /// an internal error, `Forked` in a child process.
     pub fn submit(&self, input: Input, params: GenParams) -> Result<Request> {
         self.run(Job::new(input, params))
     }
@@ -219,11 +222,13 @@ impl Engine {
         let history = session.as_ref().map_or(Vec::new(), |session| session.tokens());
         let prompt = prompt::prepare(shared, input, &params, history)?;
         params.stop.extend(prompt.template_stops);
+        let matcher = shared.compile(&params)?;
         let tokenize_ms = shared.clock.now_ns().saturating_sub(start) as f64 / 1e6;
         let (tokens, deadline) = (prompt.tokens.len(), params.deadline);
         let (request, state) = self.request(start, tokenize_ms, tokens, deadline, queue);
+        let Prompt { tokens: prompt, echo, .. } = prompt;
         let task = Task::Generate;
-        let arrival = Arrival { state, prompt: prompt.tokens, params, echo: prompt.echo, task, session };
+        let arrival = Arrival { state, prompt, params, echo, task, session, matcher };
         Ok((request, Admission { arrival, shared: shared.clone() }))
     }
 
@@ -319,7 +324,7 @@ impl Admission {
 }
 
 impl Shared {
-    fn tokenizer(&self) -> Result<&Tokenizer> {
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
             crate::error!(
                 Unsupported,

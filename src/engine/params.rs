@@ -3,6 +3,7 @@
 use crate::base::error::{Error, Result};
 use crate::base::limits;
 use crate::sampling::{Likely, SamplingParams};
+use crate::text::Constraint;
 use std::time::Duration;
 
 /// What to generate from.
@@ -62,6 +63,10 @@ pub struct GenParams {
     /// Tokens at the beginning that a shift leaves: at most half a context. One is left in any case where the text begins
     /// with the begin-of-sequence id.
     pub n_keep: u32,
+    /// What the new text must fit. Only tokens are chosen after which it can still be completed, and the ids that end a
+    /// text are among them exactly when it is complete; when nothing can follow, it ends ([`Finish::Stop`]). A stop
+    /// string or token, `max_tokens`, the context and the deadline may end it before.
+    pub constraint: Option<Constraint>,
 }
 
 impl GenParams {
@@ -133,7 +138,7 @@ impl GenParams {
 pub enum Finish {
     /// The model's end-of-sequence id.
     Eos,
-    /// A stop string or a stop token of the request.
+    /// A stop string or a stop token of the request, or the end of what its constraint describes.
     Stop,
     /// `max_tokens` were made.
     Length,
@@ -158,7 +163,7 @@ pub struct Timings {
     pub output_tokens: u32,
     /// From submission to the first step.
     pub queue_ms: f64,
-    /// Rendering and tokenising.
+    /// Rendering, tokenising and compiling the constraint.
     pub tokenize_ms: f64,
     /// From the first step to the first token.
     pub prefill_ms: f64,

@@ -263,7 +263,8 @@ impl Runner {
         let room = self.queues.room_for_proposals(&self.limits);
         for sequence in &mut self.queues.running {
             let request = self.active.get_mut(&sequence.id).filter(|_| !sequence.finished);
-            sequence.proposed = request.map_or(0, |request| request.propose(room));
+            let tokenizer = self.shared.tokenizer.as_ref();
+            sequence.proposed = request.map_or(0, |request| request.propose(room, tokenizer));
         }
     }
 

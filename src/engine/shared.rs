@@ -10,9 +10,11 @@ use crate::engine::params::GenParams;
 use crate::engine::request::Served;
 use crate::engine::session::SessionHold;
 use crate::loading::session_file::Identity;
+use crate::text::constraint::{Ends, Grammars, Matcher};
 use crate::text::{ChatTemplate, Tokenizer};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A request on its way to the engine's thread.
@@ -25,6 +27,8 @@ pub(crate) struct Arrival {
     pub(crate) task: Task,
     /// The session that its text belongs to.
     pub(crate) session: Option<SessionHold>,
+    /// What the text must fit, at its beginning.
+    pub(crate) matcher: Option<Box<Matcher>>,
 }
 
 /// What is done with a prompt.
@@ -63,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) info: EngineInfo,
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) chat: Option<ChatTemplate>,
+    /// Made with the first constrained request, on its caller's thread; others that come meanwhile wait for it.
+    pub(crate) grammars: Mutex<Option<Arc<Grammars>>>,
     pub(crate) max_waiting: usize,
     pub(crate) process: Process,
     pub(crate) clock: Clock,
@@ -79,6 +85,28 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Compiles the constraint of a request, if it has one.
+    pub(crate) fn compile(&self, params: &GenParams) -> Result<Option<Box<Matcher>>> {
+        let Some(constraint) = &params.constraint else { return Ok(None) };
+        let ends = Ends { eos: self.eos_ids(params), stops: params.stop_tokens.clone() };
+        Ok(Some(Box::new(self.grammars()?.compile(constraint, ends)?)))
+    }
+
+    fn grammars(&self) -> Result<Arc<Grammars>> {
+        let tokenizer = self.tokenizer()?;
+        let mut made = self.grammars.lock();
+        if let Some(grammars) = &*made {
+            return Ok(grammars.clone());
+        }
+        let grammars = Arc::new(Grammars::new(tokenizer, self.info.vocab as usize)?);
+        Ok(made.insert(grammars).clone())
+    }
+
+    /// The ids that end the text of a request as the model's own end.
+    pub(crate) fn eos_ids(&self, params: &GenParams) -> Vec<u32> {
+        if params.ignore_eos { Vec::new() } else { self.info.stop_ids.clone() }
+    }
+
     /// Hands a request to the engine's thread, or says why not. It gets its `name` only here: one that is refused ends
     /// like any other that is dropped, and nobody must hear of it.
     pub(crate) fn admit(&self, arrival: Arrival, name: usize) -> Result<()> {

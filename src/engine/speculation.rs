@@ -9,6 +9,9 @@
 //! therefore the same, token for token, under every way of sampling; only the number of steps changes.
 //! Rows behind a wrong one are forgotten, and their KV positions are written again.
 //!
+//! A text under a constraint is proposed what the constraint forces, too: the names of a schema's fields, for
+//! example, as the tokenizer would write them. The model may write the same bytes with other tokens.
+//!
 //! Pure: nothing here knows of the scheduler or the executor.
 
 /// Tokens at the end of a text that must have stood before for a proposal. One alone says too little.
@@ -154,6 +157,9 @@ impl Pace {
 #[derive(Debug)]
 pub struct Speculation {
     pace: Pace,
+    /// The pace of forced tokens, and whether the proposals are such.
+    forced_pace: Pace,
+    forced: bool,
     /// Made with the first proposal: sequences that wait hold none.
     lookup: Option<Lookup>,
     proposals: Vec<u32>,
@@ -169,8 +175,36 @@ pub struct Speculation {
 impl Speculation {
     /// Proposes up to `most` tokens a step, 1 or more.
     pub fn new(most: usize) -> Self {
-        let (pace, proposals) = (Pace::new(most), Vec::with_capacity(most));
-        Speculation { pace, lookup: None, proposals, computed: 0, right: 0, proposed: 0, accepted: 0 }
+        let proposals = Vec::with_capacity(most);
+        Speculation {
+            pace: Pace::new(most),
+            // Only how they are cut can be wrong.
+            forced_pace: Pace { width: most, ..Pace::new(most) },
+            forced: false,
+            lookup: None,
+            proposals,
+            computed: 0,
+            right: 0,
+            proposed: 0,
+            accepted: 0,
+        }
+    }
+
+    /// Proposes up to `room` of the tokens that must follow, and gives how many; 0 where there are none, or they
+    /// proved wrong just now.
+    pub fn propose_forced(&mut self, tokens: &[u32], room: usize) -> usize {
+        self.proposals.clear();
+        if !tokens.is_empty() {
+            let width = self.forced_pace.step().min(room).min(tokens.len());
+            self.proposals.extend_from_slice(&tokens[..width]);
+            self.forced = true;
+        }
+        self.proposals.len()
+    }
+
+    /// Withdraws all proposals but the first `count`.
+    pub fn keep(&mut self, count: usize) {
+        self.proposals.truncate(count);
     }
 
     /// Forgets the text, which goes on as another one.
@@ -183,6 +217,7 @@ impl Speculation {
     /// that the text may have in the end, which sizes the index.
     pub fn propose(&mut self, tokens: &[u32], room: usize, expected: usize) -> usize {
         self.proposals.clear();
+        self.forced = false;
         let width = if room == 0 { 0 } else { self.pace.step().min(room) };
         if width == 0 {
             return 0;
@@ -218,7 +253,8 @@ impl Speculation {
 
     /// Ends the verification, and learns from it.
     pub fn end(&mut self) {
-        self.pace.note(self.computed, self.right);
+        let pace = if self.forced { &mut self.forced_pace } else { &mut self.pace };
+        pace.note(self.computed, self.right);
     }
 }
 
@@ -344,5 +380,26 @@ mod tests {
         assert_eq!(speculation.propose(&tokens, 9, 100), 0, "a pause");
         assert_eq!(speculation.propose(&tokens, 0, 100), 0, "no room");
         assert_eq!(speculation.propose(&tokens, 9, 100), 3, "half of seven");
+    }
+
+    /// Forced tokens are proposed in full width at once, and their pauses are their own.
+    #[test]
+    fn what_is_forced_is_proposed_at_its_own_pace() {
+        let mut speculation = Speculation::new(4);
+        assert_eq!(speculation.propose_forced(&[], 9), 0);
+        assert_eq!(speculation.propose_forced(&[1, 2, 3, 4, 5, 6], 9), 4);
+        assert_eq!(speculation.proposals(), [1, 2, 3, 4]);
+        speculation.begin(4);
+        assert!(!speculation.accepts(7));
+        speculation.end();
+        assert_eq!(speculation.propose_forced(&[1, 2], 9), 0, "a pause");
+        assert_eq!(speculation.propose(&[1, 2, 3, 4, 1, 2], 9, 9), 2, "the lookup has none");
+        speculation.keep(1);
+        assert_eq!(speculation.proposals(), [3]);
+        speculation.begin(2);
+        assert!(speculation.accepts(3) && !speculation.accepts(4));
+        speculation.end();
+        assert_eq!((speculation.proposed, speculation.accepted), (5, 1));
+        assert_eq!(speculation.propose_forced(&[1, 2, 3], 1), 1, "no more than there is room for");
     }
 }

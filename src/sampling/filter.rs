@@ -3,6 +3,7 @@
 //! Sorting a hundred thousand candidates for each token would cost more than all else here, so a filter
 //! that needs the likeliest ones first selects and sorts only as many as it turns out to need.
 
+use super::Allowed;
 use super::params::SamplingParams;
 use super::softmax::exp;
 use std::cmp::Ordering;
@@ -29,6 +30,13 @@ pub fn gather(logits: &[f32], banned: &[u32], candidates: &mut Vec<Candidate>) {
     if !banned.is_empty() {
         candidates.retain(|c| !banned.contains(&c.id));
     }
+}
+
+/// The same of the allowed ones.
+pub fn gather_among(logits: &[f32], allowed: Allowed<'_>, banned: &[u32], candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let some = allowed.of(logits).filter(|(id, logit)| *logit > f32::NEG_INFINITY && !banned.contains(id));
+    candidates.extend(some.map(|(id, logit)| Candidate { logit, id }));
 }
 
 /// The k likeliest tokens and perhaps some more, in one pass that mostly compares: when twice k are

@@ -21,6 +21,26 @@ pub struct Choice {
     pub logprob: f32,
 }
 
+/// The tokens that may be chosen: a bit for each id, the lowest ids in the low bits of the first word. Ids behind the
+/// last word may not.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed<'a>(pub &'a [u32]);
+
+impl<'a> Allowed<'a> {
+    /// The allowed ids and their logits, in the order of the ids.
+    fn of(self, logits: &'a [f32]) -> impl Iterator<Item = (u32, f32)> + 'a {
+        self.0.iter().zip(logits.chunks(32)).enumerate().flat_map(|(at, (&word, logits))| {
+            let mut left = word;
+            let bits = std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.checked_sub(1)?;
+                Some(bit)
+            });
+            bits.filter_map(move |bit| Some((32 * at as u32 + bit, *logits.get(bit as usize)?)))
+        })
+    }
+}
+
 /// A token that could have been chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -95,6 +115,18 @@ impl Sampler {
     /// NaN or none is above −∞: a broken model is an error, not token 0. Where logits are +∞, one of
     /// these is chosen as if they were equal.
     pub fn choose(&mut self, logits: &[f32], banned: &[u32], index: u64) -> Result<Choice> {
+        self.choose_among(logits, None, banned, index)
+    }
+
+    /// The same among the tokens of `allowed` alone, as if there were no others; `None`: all. `Constraint` where
+    /// none of them can be chosen.
+    pub fn choose_among(
+        &mut self,
+        logits: &[f32],
+        allowed: Option<Allowed<'_>>,
+        banned: &[u32],
+        index: u64,
+    ) -> Result<Choice> {
         let (found, vocab) = (logits.len(), self.vocab);
         crate::ensure!(found == vocab, Internal, "sampler: {found} logits, expected {vocab}");
         let largest = match softmax::largest(logits) {
@@ -105,16 +137,21 @@ impl Sampler {
                 "no finite logit: that of token {at} is NaN, the model's output is broken"
             ),
         };
-        let token = self.pick(logits, banned, index);
-        let token = token
-            .ok_or_else(|| crate::error!(State, "no finite logit is left: all are banned by bias or stop"))?;
+        let token = self.pick(logits, allowed, banned, index);
+        let token = token.ok_or_else(|| match allowed {
+            None => crate::error!(State, "no finite logit is left: all are banned by bias or stop"),
+            Some(_) => crate::error!(
+                Constraint,
+                "constraint: no token that it allows here has a finite logit, with bias and min_tokens"
+            ),
+        })?;
         if let Some(window) = &mut self.window {
             window.add(token, true);
         }
         Ok(Choice { token, logprob: logprob(logits, largest, token) })
     }
 
-    fn pick(&mut self, raw: &[f32], banned: &[u32], index: u64) -> Option<u32> {
+    fn pick(&mut self, raw: &[f32], allowed: Option<Allowed<'_>>, banned: &[u32], index: u64) -> Option<u32> {
         let logits = if self.adjusted.is_empty() {
             raw
         } else {
@@ -128,14 +165,18 @@ impl Sampler {
             &self.adjusted
         };
         if self.params.temperature == 0.0 {
-            return greedy(logits, banned);
+            return match allowed {
+                None => greedy(logits, banned),
+                Some(allowed) => greedy_among(logits, allowed, banned),
+            };
         }
-        match self.params.top_k as usize {
+        match (allowed, self.params.top_k as usize) {
+            (Some(allowed), _) => filter::gather_among(logits, allowed, banned, &mut self.candidates),
             // Twice k must fit into the room for candidates.
-            k if k > 0 && k <= logits.len() / 2 => {
+            (None, k) if k > 0 && k <= logits.len() / 2 => {
                 filter::gather_top(logits, banned, k, &mut self.candidates)
             }
-            _ => filter::gather(logits, banned, &mut self.candidates),
+            (None, _) => filter::gather(logits, banned, &mut self.candidates),
         }
         filter::level_infinite(&mut self.candidates);
         filter::apply(&self.params, &mut self.candidates);
@@ -153,6 +194,17 @@ fn greedy(logits: &[f32], banned: &[u32]) -> Option<u32> {
     }
     let mut best: Option<(f32, u32)> = None;
     for (id, &logit) in (0u32..).zip(logits) {
+        if logit > best.map_or(f32::NEG_INFINITY, |(largest, _)| largest) && !banned.contains(&id) {
+            best = Some((logit, id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
+/// The same among the allowed ones.
+fn greedy_among(logits: &[f32], allowed: Allowed<'_>, banned: &[u32]) -> Option<u32> {
+    let mut best: Option<(f32, u32)> = None;
+    for (id, logit) in allowed.of(logits) {
         if logit > best.map_or(f32::NEG_INFINITY, |(largest, _)| largest) && !banned.contains(&id) {
             best = Some((logit, id));
         }

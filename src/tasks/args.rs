@@ -4,7 +4,7 @@ use super::{Failure, console, interrupt};
 use aquila::engine::params::GenParams;
 use aquila::open::LoadOptions;
 use aquila::sampling::SamplingParams;
-use aquila::text::ChatTemplate;
+use aquila::text::{ChatTemplate, Constraint};
 use clap::Args;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -141,6 +141,15 @@ pub struct GenArgs {
     /// Tokens at the beginning that --shift leaves
     #[arg(long, value_name = "N", default_value_t = 0, requires = "shift")]
     pub keep: u32,
+    /// The answer is JSON that fits the JSON schema in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "grammar"])]
+    pub json_schema: Option<PathBuf>,
+    /// The answer matches this regular expression
+    #[arg(long, value_name = "RE", conflicts_with = "grammar", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+    /// The answer fits the grammar in this file, in Lark's form
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
 }
 
 impl GenArgs {
@@ -153,7 +162,22 @@ impl GenArgs {
         })
     }
 
-    /// The library's parameters.
+    /// What the answer must fit, its file read.
+    pub fn constraint(&self) -> Result<Option<Constraint>, Failure> {
+        let read = |option: &str, path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|cause| Failure::Usage(format!("{option} {}: {cause}", path.display())))
+        };
+        Ok(if let Some(path) = &self.json_schema {
+            Some(Constraint::json_schema(read("--json-schema", path)?))
+        } else if let Some(path) = &self.grammar {
+            Some(Constraint::lark(read("--grammar", path)?))
+        } else {
+            self.regex.as_ref().map(Constraint::regex)
+        })
+    }
+
+    /// The library's parameters, but for the constraint.
     pub fn params(&self, seed: u64) -> GenParams {
         GenParams {
             max_tokens: self.max_tokens,

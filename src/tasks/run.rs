@@ -67,6 +67,7 @@ pub fn main(args: &RunArgs) -> Outcome {
     };
     let mut options = args.load.options();
     options.chat_template = args.template.as_deref().map(args::template).transpose()?;
+    let constraint = args.generation.constraint()?;
     interrupt::install();
     if !args.quiet {
         args::announce(&args.model, &options)?;
@@ -74,7 +75,7 @@ pub fn main(args: &RunArgs) -> Outcome {
     let engine =
         args::with_progress(args.quiet, |progress| aquila::open::load(&args.model, &options, progress))?;
     let seed = args.generation.choose_seed();
-    let params = args.generation.params(seed);
+    let params = GenParams { constraint, ..args.generation.params(seed) };
     let outcome = match prompt {
         None => chat::converse(&engine, args.opening(), &params, args.quiet),
         Some(prompt) => run_once(&engine, args, prompt, params),

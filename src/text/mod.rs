@@ -1,9 +1,10 @@
-//! Text in and out: tokenizer, chat templates, streaming decoder, stop strings.
+//! Text in and out: tokenizer, chat templates, streaming decoder, stop strings, constraints.
 
 mod added;
 mod alphabet;
 mod bpe;
 pub mod chat;
+pub mod constraint;
 mod files;
 mod gguf;
 mod json;
@@ -15,6 +16,7 @@ pub mod tokenizer;
 mod vocab;
 
 pub use chat::{Chat, ChatTemplate, NamedTemplates, Rendered, TemplateSources};
+pub use constraint::Constraint;
 pub use gguf::GgufVocab;
 pub use stop::StopMatcher;
 pub use stop_ids::stop_ids;

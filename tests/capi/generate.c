@@ -197,7 +197,6 @@ static void refusals(aquila_engine *engine) {
     REFUSED(params.top_k = -7, params.top_k = 0, "top_k", AQUILA_ERR_ARGUMENT);
     REFUSED(params.flags = 1u << 31, params.flags = 0, "flags", AQUILA_ERR_UNSUPPORTED);
     REFUSED(params.speculate = 65, params.speculate = 0, "speculate", AQUILA_ERR_ARGUMENT);
-    REFUSED(params.reserved = 1, params.reserved = 0, "reserved", AQUILA_ERR_UNSUPPORTED);
     REFUSED(params.struct_size = 3, params.struct_size = sizeof params, "struct_size", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = stops, params.n_stop = 2), params.n_stop = 0, "stop[1]", AQUILA_ERR_ARGUMENT);
     REFUSED((params.stop = NULL, params.n_stop = 2), params.n_stop = 0, "stop", AQUILA_ERR_ARGUMENT);

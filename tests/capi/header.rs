@@ -4,9 +4,21 @@ use crate::stage::{Compiler, manifest_dir, run, scratch};
 use std::fs;
 
 /// The nouns in the order of the header.
-const NOUNS: [&str; 13] = [
-    "library", "status", "log", "engine", "load", "event", "generate", "request", "queue", "session",
-    "result", "text", "score",
+const NOUNS: [&str; 14] = [
+    "library",
+    "status",
+    "log",
+    "engine",
+    "load",
+    "event",
+    "constraint",
+    "generate",
+    "request",
+    "queue",
+    "session",
+    "result",
+    "text",
+    "score",
 ];
 
 /// What cbindgen makes of the nouns, tidied.

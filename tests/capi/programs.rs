@@ -17,6 +17,7 @@ const NOUNS: &[&str] = &[
     "library",
     "engine",
     "load",
+    "constraint",
     "generate",
     "request",
     "queue",
@@ -211,7 +212,7 @@ fn bad_files() -> Vec<(&'static str, &'static str, &'static str, Spoil)> {
 #[test]
 fn c_examples_run() {
     let dir = scratch("examples-c");
-    for name in ["version", "generate", "stream", "chat", "errors", "threads", "service", "session"] {
+    for name in ["version", "generate", "stream", "json", "chat", "errors", "threads", "service", "session"] {
         let code = manifest_dir().join("examples-c").join(name).with_extension("c");
         let text = fs::read_to_string(&code).expect("an example");
         assert!(text.lines().count() < 80, "{name}.c is an example, not a program");
@@ -315,6 +316,7 @@ fn run_example(name: &str, path: &Path) {
         "version" => (),
         "generate" | "stream" | "service" => drop(command.arg(model()).arg("hello world")),
         "chat" => drop(command.arg(chat_model())),
+        "json" => drop(command.arg(chat_model()).arg("A hello world")),
         _ => drop(command.arg(model())),
     }
     let output = deadline::output_of(&mut command, b"hello\nyou \"and\" me\n");
@@ -326,6 +328,7 @@ fn run_example(name: &str, path: &Path) {
         "errors" => "AQUILA_ERR_CLOSED",
         "threads" => " 7: ",
         "chat" => "> ",
+        "json" => "[{\"city\":",
         _ => "",
     };
     assert!(!out.is_empty() && out.contains(expected), "{name}: {out}");

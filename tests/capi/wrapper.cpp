@@ -50,6 +50,19 @@ static void without_exceptions(const char *model) {
     CHECK(engine.try_stream("hello", params, [](const aquila::Event &) { return false; }, outcome).ok());
     CHECK(outcome.finish == AQUILA_FINISH_CANCELLED);
 
+    aquila::Params answer = params;
+    aquila::Result limited;
+    answer.max_tokens = 40;
+    answer.constraint = aquila::Constraint::regex("(yes|no), [0-9]{3}");
+    CHECK(engine.try_generate("hello", answer, limited).ok() && limited.finish() == AQUILA_FINISH_STOP);
+    const std::string fits(limited.text());
+    CHECK((fits.rfind("yes, ", 0) == 0 || fits.rfind("no, ", 0) == 0) && fits.size() == fits.find(' ') + 4);
+    answer.constraint = aquila::Constraint::json_schema("{\"type\": 1}");
+    failure = engine.try_generate("hello", answer, limited);
+    CHECK(failure.status() == AQUILA_ERR_CONSTRAINT && limited.text() == fits);
+    answer.constraint = aquila::Constraint::lark("start: \"a\"");
+    CHECK(engine.try_generate("hello", answer, limited).ok() && limited.text() == "a");
+
     aquila::Queue queue;
     aquila::Request request, other;
     aquila_status status = AQUILA_ERR_STATE;

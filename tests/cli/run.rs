@@ -163,3 +163,32 @@ fn speculation_gives_the_same_answer_and_says_what_it_looked_up() {
     assert!(stderr(&fast).contains(" looked up"), "{}", stderr(&fast));
     assert!(!stderr(&plain).contains("looked up"));
 }
+
+#[test]
+fn a_constraint_shapes_the_answer() {
+    let model = model(|_| {});
+    let path = text(model.path());
+    let (schema, grammar) = (model.join("schema.json"), model.join("grammar.lark"));
+    std::fs::write(&schema, r#"{"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2}"#)
+        .unwrap();
+    std::fs::write(&grammar, "start: \"x\" /[yz]/").unwrap();
+    let said = |option: &str, value: &str| {
+        let output = run(&["run", path, "hello", option, value, "--temperature", "2", "--quiet"]);
+        expect_code(&output, 0);
+        stdout(&output).trim_end_matches('\n').to_string()
+    };
+    let json: Vec<u8> = said("--json-schema", text(&schema)).into_bytes();
+    assert_eq!(serde_json::from_slice::<Vec<u32>>(&json).unwrap(), [1, 1]);
+    assert!(["xy", "xz"].contains(&said("--grammar", text(&grammar)).as_str()));
+    assert_eq!(said("--regex", "-a-").as_str(), "-a-");
+    for (args, code, part) in [
+        (&["--regex", "("][..], 1, "regular expression: line 1, column 1: unclosed group"),
+        (&["--json-schema", text(&grammar)], 1, "JSON schema: no JSON"),
+        (&["--grammar", "/no/such/file"], 2, "--grammar /no/such/file: No such file"),
+        (&["--regex", "a", "--grammar", text(&grammar)], 2, "cannot be used with"),
+    ] {
+        let output = aquila().args(["run", path, "hello"]).args(args).output().unwrap();
+        expect_code(&output, code);
+        assert!(stderr(&output).contains(part), "{args:?}: {}", stderr(&output));
+    }
+}

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod constraint;
 mod mock;
 mod model;
 mod serving;

@@ -1,7 +1,7 @@
 //! The sampler against a plain one in f64, its distribution, and broken logits.
 
 use aquila::Status;
-use aquila::sampling::{Likely, Sampler, SamplingParams, most_likely};
+use aquila::sampling::{Allowed, Likely, Sampler, SamplingParams, most_likely};
 use proptest::prelude::*;
 
 /// Everything by the book, slowly: the probability of each id that may be drawn.
@@ -279,6 +279,39 @@ proptest! {
             prop_assert_eq!(found.token as usize, expected);
             let logprob = f64::from(logits[expected]) - largest - sum.ln();
             prop_assert!((f64::from(found.logprob) - logprob).abs() < 1e-5 || logprob == f64::NEG_INFINITY);
+        }
+    }
+}
+
+proptest! {
+    /// Choosing among some tokens is choosing with the logits of all others at −∞; but for the log-probability, which is
+    /// that of the model.
+    #[test]
+    fn choosing_among_some_is_choosing_without_the_others(
+        params in parameters(),
+        logits in proptest::collection::vec((-20i32..20).prop_map(|n| n as f32 / 4.0), 100..101),
+        words in proptest::collection::vec(any::<u32>() , 4..6),
+        banned in proptest::collection::vec(0u32..100, 0..4),
+        index: u64,
+    ) {
+        let vocab = logits.len();
+        let is_allowed = |id: usize| words.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        let mut masked = logits.clone();
+        (0..vocab).filter(|&id| !is_allowed(id)).for_each(|id| masked[id] = f32::NEG_INFINITY);
+        let sampler = |logits: &[f32], allowed| {
+            let Ok(mut sampler) = Sampler::new(params.clone(), vocab) else { return None };
+            Some(sampler.choose_among(logits, allowed, &banned, index))
+        };
+        let (Some(some), Some(all)) = (sampler(&logits, Some(Allowed(&words))), sampler(&masked, None)) else {
+            return Ok(());
+        };
+        match (some, all) {
+            (Ok(some), Ok(all)) => {
+                prop_assert_eq!(some.token, all.token);
+                prop_assert_eq!(Some(some.logprob), aquila::sampling::logprob_of(&logits, some.token));
+            }
+            (Err(some), Err(_)) => prop_assert_eq!(some.status, Status::Constraint),
+            (some, all) => prop_assert!(false, "{:?} {:?}", some, all),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod broken;
 mod chat;
+mod constraint;
 mod data;
 mod hard;
+mod languages;
 mod pieces;
 mod real_templates;
 mod tokens;
