@@ -124,7 +124,7 @@ extern "C" {
 /** A device driver failed; `native_code` holds its number. */
 #define AQUILA_ERR_DEVICE (-16)
 
-/** A bad JSON schema, regular expression or grammar. */
+/** A JSON schema, regular expression or grammar that is not understood or cannot be met; only its request is affected. */
 #define AQUILA_ERR_CONSTRAINT (-17)
 
 /** The caller's buffer is too small; the needed size was written. */
@@ -171,6 +171,38 @@ extern "C" {
 
 /** The last event: `finish`, `status` and `stats` say how it ended. */
 #define AQUILA_EVENT_FINISH 3
+
+/** The text is free. */
+#define AQUILA_CONSTRAINT_NONE 0
+
+/**
+ * `constraint` is a JSON Schema (an object, or true) of at most 64 KiB: the text is one JSON value that it
+ * describes, with the members of an object in the order in which `properties` names them. Known are: type,
+ * enum, const, anyOf, oneOf, allOf, $ref (within the schema: #/...), $defs, properties, required,
+ * additionalProperties, patternProperties, minProperties, maxProperties, items, prefixItems, additionalItems,
+ * minItems, maxItems, minLength, maxLength, pattern, format (date-time, time, date, duration, email,
+ * hostname, ipv4, ipv6, uuid, uri), minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf.
+ * Keywords that only describe (title, default ...) and such that JSON Schema does not know are ignored;
+ * others of JSON Schema (not, if, uniqueItems ...) are refused by name, for they could not be kept. Between
+ * its parts the text may have blanks and line breaks, at most 40 in a row; the member "x-guidance" of the
+ * schema changes that: {"whitespace_flexible": false} allows none.
+ */
+#define AQUILA_CONSTRAINT_JSON_SCHEMA 1
+
+/**
+ * `constraint` is a regular expression of at most 16 KiB that the whole text matches, in the syntax of Rust's
+ * regex crate: Perl's, with Unicode classes, without look-around and back-references. `.` is no line break;
+ * ^ and $ at the ends change nothing.
+ */
+#define AQUILA_CONSTRAINT_REGEX 2
+
+/**
+ * `constraint` is a context-free grammar of at most 64 KiB, in the form of Lark that the llguidance crate
+ * reads; the whole text matches its rule `start`. Names of terminals are in upper case; a terminal takes as
+ * much of the text as it can. Known are also %ignore, %import common.INT, `rule: <token>` for a special
+ * token, and `%json { ... }` for a JSON Schema.
+ */
+#define AQUILA_CONSTRAINT_LARK 3
 
 /** Go on past the model's own end-of-sequence ids. */
 #define AQUILA_GEN_IGNORE_EOS 1
@@ -231,7 +263,7 @@ extern "C" {
 /** The model's end-of-sequence id. */
 #define AQUILA_FINISH_EOS 1
 
-/** A stop string or stop token. */
+/** A stop string or stop token, or the end of what a constraint describes. */
 #define AQUILA_FINISH_STOP 2
 
 /** `max_tokens` were made. */
@@ -484,8 +516,22 @@ typedef struct aquila_logit_bias {
 
 /**
  * How to generate. Fill with aquila_gen_params_init, then change fields. Everything is copied before
- * the call returns. The order of the choice is: logit_bias, penalties, top_k, typical_p, top_p, min_p,
- * temperature, the draw.
+ * the call returns. The order of the choice is: constraint, logit_bias, penalties, top_k, typical_p, top_p,
+ * min_p, temperature, the draw.
+ *
+ * A constraint (AQUILA_CONSTRAINT_...) lets the model choose, at each place, among exactly those tokens after
+ * which the text can still be completed, and lets it end the text exactly when it is complete: by an
+ * end-of-sequence id (AQUILA_FINISH_EOS) or one of `stop_tokens` (AQUILA_FINISH_STOP). Where nothing can
+ * follow, the text ends by itself (AQUILA_FINISH_STOP). Ends that come before leave it incomplete:
+ * `max_tokens`, the context, the deadline, a cancel, a string of `stop`, or a stop token that spells text; a
+ * stop token that fits nowhere is never chosen.
+ *
+ * It is compiled by the call that submits the request, on its thread; the first of an engine also prepares
+ * the vocabulary, which takes some tenths of a second and tens of megabytes for 100,000 tokens. One that is
+ * not understood, is too complex or fits no text is AQUILA_ERR_CONSTRAINT, with the place. A text that cannot
+ * be completed with the model's tokens, or only with too much work, ends with that error, and never with a
+ * wrong token. Special tokens come only from a grammar that names them. A constraint says what a text looks
+ * like and not what is wanted: say that in the prompt.
  */
 typedef struct aquila_gen_params {
     /** sizeof(aquila_gen_params). */
@@ -541,8 +587,8 @@ typedef struct aquila_gen_params {
      * other requests fill its steps, and never more than a step verifies at little cost: 7 on a CPU.
      */
     uint32_t speculate;
-    /** 0. */
-    uint32_t reserved;
+    /** In what language `constraint` is written: AQUILA_CONSTRAINT_...; AQUILA_CONSTRAINT_NONE: the text is free. */
+    uint32_t constraint_kind;
     /**
      * Milliseconds from the submission after which the text ends with what was made (AQUILA_FINISH_DEADLINE);
      * waiting in line and tokenising are within it; 0: no limit.
@@ -552,13 +598,15 @@ typedef struct aquila_gen_params {
     int32_t priority;
     /** How many of the most likely tokens are told at each place, by the model alone as logprobs are; at most 20. */
     uint32_t n_logprobs;
+    /** What the new text must fit, as `constraint_kind` says; NULL without one. The prompt is no part of it. */
+    const char *constraint;
     /**
      * Tokens at the beginning that AQUILA_GEN_SHIFT leaves; at most half of the context. A begin-of-sequence token stays
      * in any case.
      */
     uint32_t n_keep;
     /** 0. */
-    uint32_t reserved2;
+    uint32_t reserved;
 } aquila_gen_params;
 
 /** Times and counts of one generation. Set struct_size before the call that fills it. */
@@ -839,11 +887,12 @@ AQUILA_API void aquila_gen_params_init(struct aquila_gen_params *params, size_t 
  * Parameters: `prompt`, NUL-terminated UTF-8; `params`, NULL for the defaults; `result`, where the
  * handle is written, NULL on failure.
  * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
- * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
- * a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
- * AQUILA_ERR_CLOSED where the engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child
- * process; AQUILA_ERR_STATE where the model's output has no finite number, or for good, after
- * AQUILA_ERR_INTERNAL, which ends all requests of the engine.
+ * once where the waiting line is full; AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CONSTRAINT, naming
+ * the place, for a constraint that is not understood or cannot be met; AQUILA_ERR_UNSUPPORTED for a model
+ * without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY; AQUILA_ERR_CLOSED where the
+ * engine was freed, before or meanwhile; AQUILA_ERR_FORKED in a child process; AQUILA_ERR_STATE where the
+ * model's output has no finite number, or for good, after AQUILA_ERR_INTERNAL, which ends all requests of the
+ * engine.
  * Ownership: the result is the caller's, to be given back with aquila_result_free.
  * Threads: any, at any time, many at once on one engine.
  */
@@ -877,9 +926,10 @@ AQUILA_API aquila_status aquila_stream(struct aquila_engine *engine,
  * Parameters: `job`, what to do; `request`, where the handle is written, NULL on failure.
  * Returns: AQUILA_OK; AQUILA_ERR_CONTEXT_FULL for a prompt that leaves no room; AQUILA_ERR_OVERLOADED at
  * once where the waiting line is full; AQUILA_ERR_BUSY while another request runs on its session;
- * AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_UNSUPPORTED for
- * a model without tokenizer, or chat template where one is needed; AQUILA_ERR_NO_MEMORY;
- * AQUILA_ERR_CLOSED where the engine, the queue or the session was freed; AQUILA_ERR_FORKED in a child process;
+ * AQUILA_ERR_ARGUMENT, naming the field; AQUILA_ERR_CONSTRAINT, naming the place, for a constraint that is not
+ * understood or cannot be met; AQUILA_ERR_UNSUPPORTED for a model without tokenizer, or chat template where one
+ * is needed; AQUILA_ERR_NO_MEMORY; AQUILA_ERR_CLOSED where the engine, the queue or the session was freed;
+ * AQUILA_ERR_FORKED in a child process;
  * AQUILA_ERR_STATE after AQUILA_ERR_INTERNAL.
  * Ownership: the request is the caller's, to be given back with aquila_request_free.
  * Threads: any, at any time. It does not wait for a step.
