@@ -12,7 +12,7 @@ TOKENS ?= 200
 
 -include pkgconfig/install.mk
 
-.PHONY: help build demo test test-aarch64 tsan bench lint fmt-check clean
+.PHONY: help build demo test test-aarch64 test-ascend tsan bench lint fmt-check clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /|/' \
@@ -36,6 +36,9 @@ test-aarch64: ## the kernels and the library on emulated aarch64 CPUs; a part of
 
 tsan: ## the C programs under ThreadSanitizer, with Rust's own library instrumented
 	@CARGO='$(CARGO)' tests/tsan/run.sh
+
+test-ascend: ## on a machine with CANN: ATB's real headers, and what aquila doctor says of it
+	@CARGO='$(CARGO)' tests/ascend/machine.sh
 
 bench: build ## speed on this machine, beside llama.cpp where tests/bench/peers.sh has built it
 	@tests/bench/bench.sh $(MODEL)

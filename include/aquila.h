@@ -741,8 +741,8 @@ AQUILA_API uint32_t aquila_version(void);
 AQUILA_API const char *aquila_version_string(void);
 
 /**
- * How the library was built: a JSON object with "version", "architecture", "os", "optimized" and
- * "backends".
+ * How the library was built: a JSON object with "version", "architecture", "os", "optimized",
+ * "backends" and "atb_shim": whether libaquila's part for Ascend NPUs was built with it.
  *
  * Returns: a static string; NULL only if memory is exhausted.
  * Threads: any, at any time.

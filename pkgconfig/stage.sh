@@ -62,6 +62,19 @@ ln -sf "libaquila.so.$version" "$lib/libaquila.so.$major"
 ln -sf "libaquila.so.$major" "$lib/libaquila.so"
 install -m 644 "$work/libaquila.a" "$lib/"
 
+# The part for Ascend NPUs, which the library opens when one is used. A build without a C++ compiler has none; cargo's
+# folder of tests (deps) stands below the one that has it.
+for abi in 0 1; do
+    for folder in "$build" "$build/.."; do
+        if [ -f "$folder/libaquila-atb-abi$abi.so" ]; then
+            mkdir -p "$lib/aquila"
+            $OBJCOPY --strip-debug "$folder/libaquila-atb-abi$abi.so" "$work/libaquila-atb-abi$abi.so"
+            install -m 755 "$work/libaquila-atb-abi$abi.so" "$lib/aquila/"
+            break
+        fi
+    done
+done
+
 # From LIBDIR/pkgconfig and LIBDIR/cmake/aquila up to PREFIX, so that the tree can be moved.
 up=$(echo "$libdir" | sed 's,/*$,,; s,[^/][^/]*,..,g')
 sed -e "s,@PREFIX@,\${pcfiledir}/../$up," -e "s,@LIBDIR@,\${prefix}/$libdir," -e "s,@VERSION@,$version," \

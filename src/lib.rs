@@ -11,7 +11,7 @@
 //! | [`model`] | what an Aquila is: config, decoder spec, tensor names, weight source |
 //! | [`text`] | tokenizer, chat templates, streaming decoder, stop strings |
 //! | [`sampling`] | parameters, penalties, filters, random numbers |
-//! | [`backend`] | the traits of a device, and under it `cpu` |
+//! | [`backend`] | the traits of a device, and under it `cpu` and the first layer of `ascend` |
 //! | [`loading`] | untrusted bytes to checked tensors: safetensors, GGUF |
 //! | [`base`] | leans on nothing: errors, limits, checked arithmetic, buffers, fork and clock |
 //!

@@ -1,5 +1,7 @@
 //! Path and options in, a running engine out. The only file that names the backends.
 
+use crate::backend::ascend::diagnosis::Diagnosis;
+use crate::backend::ascend::probe;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{
     Backend, ComputeType, Executor, ExecutorOptions, KvType, MemoryPlan, PackedCache, Progress,
@@ -180,7 +182,7 @@ struct Opened {
 
 impl Opened {
     fn new(model: &Path, options: &LoadOptions) -> Result<Opened> {
-        let backend = choose_backend(&options.device)?;
+        let backend = choose_backend(options)?;
         let mut checkpoint = Checkpoint::open(model, false)?;
         if let Some(dir) = &options.cache_dir {
             checkpoint.keep_packed(dir, options.verify, false);
@@ -377,23 +379,51 @@ fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {
         .map_err(|cause| crate::error!(Format, "{}: no UTF-8: {}", path.display(), cause.utf8_error()))
 }
 
-/// "auto" takes an NPU if one works, else the CPU. This version has no NPU backend, so it is the CPU.
-fn choose_backend(device: &str) -> Result<Box<dyn Backend>> {
-    match device {
+/// What there is of Ascend on this machine, for a person. CANN is opened where it is found.
+pub fn diagnose_npu() -> Diagnosis {
+    Diagnosis::make()
+}
+
+/// "auto" takes an NPU if one works, else the CPU, and the log says which and why. Nothing of CANN is opened for "cpu".
+fn choose_backend(options: &LoadOptions) -> Result<Box<dyn Backend>> {
+    match options.device.as_str() {
         "cpu" => {}
         "" | "auto" => {
-            log::info!(target: "aquila::load", "device auto: the CPU, because this version has no NPU backend");
+            let why = match check_npu(&[0], options) {
+                Ok(()) => NO_EXECUTOR.to_owned(),
+                Err(error) => error.message,
+            };
+            log::info!(target: "aquila::load", "device auto: the CPU, because no NPU can be used: {why}");
         }
-        npu if npu.starts_with("npu") => crate::bail!(
-            Unsupported,
-            "device {npu:?}: this version of libaquila has no NPU backend; use \"cpu\" or \"auto\""
-        ),
+        npu if npu.starts_with("npu") => {
+            check_npu(&probe::parse_devices(npu)?, options)?;
+            crate::bail!(Unsupported, "device {npu:?}: {NO_EXECUTOR}; use \"cpu\" or \"auto\"");
+        }
         other => crate::bail!(
             Argument,
             "device: expected \"auto\", \"cpu\", \"npu:0\" or \"npu:0,1\", found {other:?}"
         ),
     }
     Ok(Box::new(CpuBackend::from_environment()?))
+}
+
+const NO_EXECUTOR: &str = "it is there and answers, but this version has no executor for it yet";
+
+/// Whether an engine can be put on these NPUs, as far as that can be told before a model is looked at.
+fn check_npu(ids: &[u32], options: &LoadOptions) -> Result<()> {
+    let dtype = options.dtype.as_deref().map(compute_type).transpose()?;
+    let kv_bf16 = options.kv_dtype.as_deref() == Some("bf16");
+    for report in probe::check(ids, dtype, kv_bf16)? {
+        log::info!(
+            target: "aquila::npu",
+            "npu:{}: {}, {} of {} MiB free",
+            report.id,
+            report.soc,
+            report.memory_free >> 20,
+            report.memory_total >> 20
+        );
+    }
+    Ok(())
 }
 
 /// The least of the model's context, the option and `MAX_SEQ_LEN`, and the name of the one that won.
@@ -487,8 +517,10 @@ mod tests {
     #[test]
     fn devices_and_types_that_are_known_but_not_built_are_unsupported() {
         let status = |result: Result<()>| result.unwrap_err().status;
-        assert_eq!(status(choose_backend("npu:0,1").map(drop)), Status::Unsupported);
-        assert_eq!(status(choose_backend("gpu").map(drop)), Status::Argument);
+        let on = |device: &str| LoadOptions { device: device.into(), ..LoadOptions::default() };
+        assert_eq!(status(choose_backend(&on("gpu")).map(drop)), Status::Argument);
+        assert_eq!(status(choose_backend(&on("npu")).map(drop)), Status::Argument);
+        assert_eq!(status(choose_backend(&on("npu:1,1")).map(drop)), Status::Argument);
         assert_eq!(status(compute_type("w8a8").map(drop)), Status::Unsupported);
         assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
         assert_eq!(status(kv_type("i4").map(drop)), Status::Argument);

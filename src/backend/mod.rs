@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub mod ascend;
 pub mod cpu;
 
 /// What an executor can do, fixed when it is opened.

@@ -35,8 +35,8 @@ pub extern "C" fn aquila_version_string() -> *const c_char {
     VERSION.as_ptr().cast()
 }
 
-/// How the library was built: a JSON object with "version", "architecture", "os", "optimized" and
-/// "backends".
+/// How the library was built: a JSON object with "version", "architecture", "os", "optimized",
+/// "backends" and "atb_shim": whether libaquila's part for Ascend NPUs was built with it.
 ///
 /// Returns: a static string; NULL only if memory is exhausted.
 /// Threads: any, at any time.
@@ -51,6 +51,7 @@ pub extern "C" fn aquila_build_info() -> *const c_char {
                 "os": std::env::consts::OS,
                 "optimized": !cfg!(debug_assertions),
                 "backends": ["cpu"],
+                "atb_shim": env!("AQUILA_ATB_SHIM") == "true",
             })
         };
         // JSON escapes NUL, so there is none inside.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Loading")]
 pub struct LoadArgs {
-    /// Where to run: auto, cpu
+    /// Where to run: auto, cpu, npu:0, npu:0,1
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Type of the weights in use: f32, f16, bf16, q8, q4 [default: as stored]

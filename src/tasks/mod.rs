@@ -10,6 +10,7 @@
 //! | `bench` | `aquila bench` |
 //! | `serve_bench` | `aquila serve-bench` |
 //! | `quantize` | `aquila quantize` |
+//! | `doctor` | `aquila doctor` |
 //! | `console` | messages, progress bars, units |
 //! | `interrupt` | Ctrl-C |
 
@@ -17,6 +18,7 @@ mod args;
 mod bench;
 mod chat;
 mod console;
+mod doctor;
 mod info;
 mod interrupt;
 mod quantize;
@@ -73,6 +75,8 @@ enum Command {
     ServeBench(serve_bench::ServeBenchArgs),
     /// Convert weights to 8 or 4 bits ahead, and keep them for later loads
     Quantize(quantize::QuantizeArgs),
+    /// Look whether this machine is fit, and say what mends what is not
+    Doctor(doctor::DoctorArgs),
 }
 
 /// How a command failed.
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::ServeBench(args) => serve_bench::main(&args),
         Command::Quantize(args) => quantize::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
     };
     ExitCode::from(match outcome {
         Ok(()) | Err(Failure::PipeClosed) => EXIT_OK,

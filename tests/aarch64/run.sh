@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test-aarch64`: the library built for aarch64 and run by qemu-user as CPUs with and without the dot product of
 # bytes: every kernel test, the executor against its f64 decoder, small models against their reference logits, the C
-# programs against the staged library, and a real model where $AQUILA_TEST_DATA names one.
+# programs against the staged library, the shim over ATB, and a real model where $AQUILA_TEST_DATA names one.
 #
 # It shows that results are right, never how fast they come: an emulator has no speed to measure.
 #
@@ -89,6 +89,15 @@ for noun in library result text threads; do
             "$work/$noun-$link" "${arguments[@]}"
     done
 done
+
+step "the part for Ascend NPUs: the guide's hosts are aarch64"
+for abi in 0 1; do
+    $tools-g++ -std=c++17 -Wall -Wextra -Werror -static -D_GLIBCXX_USE_CXX11_ABI=$abi -Isrc/backend/ascend/shim \
+        -o "$work/layouts-$abi" tests/ascend/atb_layouts.cpp
+    quietly qemu-aarch64-static "$work/layouts-$abi"
+    quietly $tools-readelf -h "$stage/lib/aquila/libaquila-atb-abi$abi.so"
+done
+tests max --lib backend::ascend
 
 step "the program takes the level that the CPU has, and lowers it on demand"
 for case in max::dotprod neoverse-n1::dotprod cortex-a72::neon max:neon:neon cortex-a72:dotprod:neon max:scalar:scalar; do

@@ -60,6 +60,20 @@ fn every_function_has_a_row_in_the_table_of_contracts() {
     assert_eq!(rows, declared());
 }
 
+/// It is opened by the library when an NPU is used; nothing links to it.
+#[test]
+fn the_part_for_npus_is_installed_beside_the_library() {
+    if env!("AQUILA_ATB_SHIM") != "true" {
+        println!("skipped: this build has no shim over ATB, because there was no C++ compiler");
+        return;
+    }
+    for abi in [0, 1] {
+        let shim = staged().join(format!("lib/aquila/libaquila-atb-abi{abi}.so"));
+        let dynamic = said(Command::new("readelf").arg("-dW").arg(&shim));
+        assert!(dynamic.contains("libstdc++.so.6") && !dynamic.contains("RUNPATH"), "{dynamic}");
+    }
+}
+
 /// A program that takes the address of every function links with the library and with the archive.
 #[test]
 fn every_declared_function_links() {

@@ -6,6 +6,7 @@
 #   fetch.sh templates    seventy published chat templates (out of the same 77 MB)
 #   fetch.sh models       all three, and what make_models.py makes of them (3.2 GB)
 #   fetch.sh sources      the sdist that holds llama.cpp's sources (for tests/bench/peers.sh)
+#   fetch.sh headers      CANN's headers and a client of ATB, of three releases (112 MB are fetched, 5 MB kept)
 #
 # The cache is $AQUILA_CACHE, else aquila/ under $XDG_CACHE_HOME, else ~/.cache/aquila. Every download has a pinned
 # version and sha256. Exit status: 0 there; 1 wrong (a sum that differs, a tool that is missing); 3 the package
@@ -128,6 +129,34 @@ need_sources() {
     mv "$part/$SDIST" "$cache/$SDIST"
 }
 
+# The headers of ACL and HCCL, and the one library that calls ATB, from the wheels of torch-npu. Whatever Python runs
+# here, the wheels are those of CPython 3.11 on x86-64: the headers are the same everywhere.
+need_headers() {
+    [ -e "$cache/torch-npu" ] && return
+    local version wheel
+    need_venv
+    for version in 2.1.0.post17 2.7.1.post11 2.14.0; do
+        say "getting torch-npu $version from the Python package registry (27 to 44 MB)"
+        run_pip download --no-deps --require-hashes --only-binary :all: --implementation cp --abi cp311 \
+            --python-version 3.11 --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 \
+            --platform manylinux_2_28_x86_64 -r "$here/torch_npu_$version.txt" -d "$part"
+        wheel=$(echo "$part/torch_npu-$version"-*.whl)
+        "$cache/venv/bin/python" - "$wheel" "$part/torch-npu/$version" <<'PY'
+import sys, zipfile
+wheel, target = sys.argv[1:]
+inside = "torch_npu/include/third_party/"
+wanted = (inside + "acl/inc/acl/", inside + "acl/inc/ge/", inside + "hccl/inc/", "torch_npu/lib/libop_plugin_atb.so")
+with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(target, [name for name in archive.namelist() if name.startswith(wanted)])
+PY
+        rm "$wheel"
+    done
+    licence "torch-npu/: headers of AscendCL and HCCL, CANN Open Software License Agreement (for use with Huawei's AI \
+processors); from the wheels torch-npu 2.1.0.post17, 2.7.1.post11 and 2.14.0, BSD-3-Clause."
+    mv "$part/torch-npu" "$cache/torch-npu"
+    say "$cache/torch-npu"
+}
+
 need_models() {
     need_model
     need_vocabulary
@@ -137,7 +166,7 @@ need_models() {
 }
 
 case ${1:-} in
-    model | vocabulary | templates | models | sources) ;;
+    model | vocabulary | templates | models | sources | headers) ;;
     *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
 mkdir -p "$cache"
@@ -148,6 +177,7 @@ case $1 in
     vocabulary) file=$VOCABULARY ;;
     templates) file=templates ;;
     sources) file=$SDIST ;;
+    headers) file=torch-npu ;;
     *) file= ;;
 esac
 if [ -n "$file" ] && [ -e "$cache/$file" ]; then

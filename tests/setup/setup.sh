@@ -38,6 +38,7 @@ case ${1:-} in
     bench) need g++ compiles g++ c++ ;;
     aarch64)
         need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc
+        need g++-aarch64-linux-gnu has aarch64-linux-gnu-g++
         need libc6-dev-arm64-cross compiles aarch64-linux-gnu-gcc c
         need qemu-user-static has qemu-aarch64-static
         ;;
