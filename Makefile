@@ -12,7 +12,7 @@ TOKENS ?= 200
 
 -include pkgconfig/install.mk
 
-.PHONY: help build demo test test-aarch64 test-ascend tsan bench lint fmt-check clean
+.PHONY: help build demo test test-aarch64 test-ascend tsan cann-sim bench lint fmt-check clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /|/' \
@@ -39,6 +39,9 @@ tsan: ## the C programs under ThreadSanitizer, with Rust's own library instrumen
 
 test-ascend: ## on a machine with CANN: ATB's real headers, and what aquila doctor says of it
 	@CARGO='$(CARGO)' tests/ascend/machine.sh
+
+cann-sim: ## a simulator of Ascend's libraries in target/cann-sim; source its set_env.sh to use it
+	@$(MAKE) --no-print-directory -C tests/cann-sim OUT='$(CURDIR)/target/cann-sim'
 
 bench: build ## speed on this machine, beside llama.cpp where tests/bench/peers.sh has built it
 	@tests/bench/bench.sh $(MODEL)

@@ -167,7 +167,7 @@ need_models() {
 
 case ${1:-} in
     model | vocabulary | templates | models | sources | headers) ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
