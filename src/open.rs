@@ -1,6 +1,6 @@
 //! Path and options in, a running engine out. The only file that names the backends.
 
-use crate::backend::ascend::diagnosis::Diagnosis;
+use crate::backend::ascend::diagnosis::{self, Diagnosis};
 use crate::backend::ascend::probe;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{
@@ -393,7 +393,10 @@ fn choose_backend(options: &LoadOptions) -> Result<Box<dyn Backend>> {
                 Ok(()) => NO_EXECUTOR.to_owned(),
                 Err(error) => error.message,
             };
-            log::info!(target: "aquila::load", "device auto: the CPU, because no NPU can be used: {why}");
+            // Who has a card wants to know that it stands idle.
+            let level =
+                if diagnosis::device_files().is_empty() { log::Level::Info } else { log::Level::Warn };
+            log::log!(target: "aquila::load", level, "device auto: the CPU, because no NPU can be used: {why}");
         }
         npu if npu.starts_with("npu") => {
             check_npu(&probe::parse_devices(npu)?, options)?;

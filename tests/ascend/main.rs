@@ -8,6 +8,8 @@ mod generate;
 mod layouts;
 mod opening;
 mod operations;
+#[path = "../support/mod.rs"]
+mod support;
 mod symbols;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 
 use crate::fake::{ATB, Atb, Install, TOOLKIT, Toolkit, make_atb, make_toolkit, make_torch};
 use crate::finish;
+use crate::support::{TempDir, TinyModel};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -172,6 +173,33 @@ fn for_the_cpu_nothing_is_opened() {
     let mut command = install.aquila();
     asked(command.env("FAKE_TRACE", &trace), &["--device", "auto"]);
     assert!(trace.exists());
+}
+
+/// "auto" is the CPU for now; the log says so, and why.
+#[test]
+fn auto_says_which_device_it_took_and_why() {
+    let model = TempDir::new();
+    TinyModel::default().write_dir(model.path());
+    let log = |install: &Install, device: &str| {
+        let mut command = install.aquila();
+        command.env("ATB_HOME_PATH", install.atb_home(1)).arg("run").arg(model.path());
+        let output = finish(command.args(["a", "-v", "-n", "1", "--device", device]));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let nothing = Install::new("auto-nothing");
+    let said = log(&nothing, "auto");
+    assert!(
+        said.contains("device auto: the CPU, because no NPU can be used: CANN: libascendcl.so"),
+        "{said}"
+    );
+    let there = Install::new("auto").with_toolkit(TOOLKIT).with_atb(ATB);
+    let said = log(&there, "auto");
+    assert!(said.contains("device auto: the CPU") && said.contains("no executor"), "{said}");
+    assert!(said.contains("npu:0: Ascend910B3, 20480 of 24576 MiB free"), "{said}");
+    let said = log(&there, "cpu");
+    assert!(!said.contains("NPU") && !said.contains("CANN"), "{said}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Diagnosis {
         Diagnosis {
             shim_built: env!("AQUILA_ATB_SHIM") == "true",
             installed: places.root.is_dir(),
-            nodes: nodes(),
+            nodes: device_files(),
             driver: version::of_package(&places.root, "driver"),
             firmware: version::of_package(&places.root, "firmware"),
             hccl: cann.as_ref().ok().and_then(|cann| cann.hccl().err()),
@@ -81,8 +81,8 @@ fn look_at(cann: &'static Cann, id: u32) -> Result<DeviceReport> {
     probe::look_at(cann, &[id])?.pop().ok_or_else(|| crate::error!(Internal, "device npu:{id}: no report"))
 }
 
-/// `/dev/davinci` with a number.
-fn nodes() -> Vec<PathBuf> {
+/// The devices that the kernel shows: `/dev/davinci` with a number.
+pub fn device_files() -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut nodes: Vec<_> = entries
         .filter(|path| {

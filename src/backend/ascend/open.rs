@@ -9,14 +9,14 @@
 //! it hangs.
 
 use super::acl::{ACL_ERROR_REPEAT_INITIALIZE, Acl};
-use super::errors::ACL_CODES;
+use super::errors::{self, ACL_CODES};
 use super::hccl::Hccl;
 use super::search::{self, Opened, Places};
 use super::shim::{self, Shim, aqatb_library};
 use super::version::{self, Version};
 use crate::base::error::{Error, Result, Status};
 use parking_lot::Mutex;
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::path::{Path, PathBuf};
 
 /// A stub library's answer to every call: such libraries are for linking only.
@@ -263,7 +263,7 @@ fn version_by_itself(shim: &Shim, atb: *const aqatb_library, opened: &Opened) ->
     // SAFETY: the array takes as many bytes as are said; the shim ends them with NUL.
     shim::checked(|error| unsafe { (shim.aqatb_version)(atb, text.as_mut_ptr(), text.len(), error) })?;
     // SAFETY: ended with NUL by the shim, or all NUL.
-    let said = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
+    let said = unsafe { errors::text(text.as_ptr()) }.unwrap_or_default();
     if let Some(at) = said.find(|c: char| c.is_ascii_digit())
         && Version::parse(&said[at..]).is_some()
     {
@@ -332,9 +332,11 @@ fn cann_version(acl: &Acl) -> Option<String> {
     if unsafe { function(super::acl::ACL_PKG_NAME_CANN, &mut version) } != 0 {
         return None;
     }
-    let bytes: Vec<u8> = version.version.iter().map(|&c| c as u8).take_while(|&c| c != 0).collect();
-    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    (!text.is_empty()).then_some(text)
+    version.version[127] = 0;
+    // SAFETY: an array that ends with NUL, set above.
+    let text = unsafe { errors::text(version.version.as_ptr()) }.unwrap_or_default();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn lacks(path: &Path, missing: &[&str]) -> Error {
