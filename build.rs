@@ -93,7 +93,7 @@ fn compile(abi: u32, object: &Path) -> Result<PathBuf, String> {
 
 /// Puts a copy in place whole: a running program may have the old one open.
 fn replace(made: &Path, target: &Path) -> Result<(), String> {
-    let part = target.with_extension("so.part");
+    let part = target.with_extension(format!("part-{}", std::process::id()));
     let copied = std::fs::copy(made, &part).and_then(|_| std::fs::rename(&part, target));
     copied.map_err(|cause| format!("{}: {cause}", target.display()))
 }

@@ -226,6 +226,14 @@ fn the_order_of_the_search() {
     let preloaded = loader.join("libascendcl.so");
     at(cann(&[("ASCEND_HOME_PATH", &home), ("LD_PRELOAD", &preloaded)]), "path");
     at(cann(&[("LD_LIBRARY_PATH", &loader), ("AQUILA_ASCEND_HOME", &own)]), "own");
+    // But not beside another copy that our own variable asks for.
+    let mut command = install.aquila();
+    command.env("LD_PRELOAD", &preloaded).env("AQUILA_ASCEND_HOME", &own);
+    has(
+        &asked(&mut command, &["--device", "npu:0"]),
+        1,
+        &["/path/lib64/libascendcl.so already", "two copies"],
+    );
     // Our own variable stands for all other places: a wrong one is an error.
     let mut command = install.aquila();
     command.env("AQUILA_ASCEND_HOME", install.root.join("gone"));

@@ -11,7 +11,7 @@
 use super::acl::{ACL_ERROR_REPEAT_INITIALIZE, Acl};
 use super::errors::{self, ACL_CODES};
 use super::hccl::Hccl;
-use super::search::{self, Opened, Places};
+use super::search::{self, Opened, Places, Scope};
 use super::shim::{self, Shim, aqatb_library};
 use super::version::{self, Version};
 use crate::base::error::{Error, Result, Status};
@@ -155,9 +155,14 @@ fn open_all(places: &Places) -> Result<Cann> {
     Ok(Cann { acl, shim, atb: AtbLibrary(atb), facts, hccl })
 }
 
+/// A library of the toolkit.
+fn open_toolkit(places: &Places, file: &str, symbol: &str) -> std::result::Result<Opened, Vec<String>> {
+    search::open_alone(&places.of_toolkit(file), file, symbol, places.own_home.as_deref(), Scope::Local)
+}
+
 /// `libascendcl.so` with its functions.
 fn open_acl(places: &Places) -> Result<(Acl, Opened)> {
-    let opened = search::open(&places.of_toolkit("libascendcl.so"), ACL_SYMBOL).map_err(|tried| {
+    let opened = open_toolkit(places, "libascendcl.so", ACL_SYMBOL).map_err(|tried| {
         not_found("CANN", "libascendcl.so", &tried, places, &["ascend-toolkit/set_env.sh"])
     })?;
     // SAFETY: the library that the table describes, by its name and a symbol of its own.
@@ -167,7 +172,7 @@ fn open_acl(places: &Places) -> Result<(Acl, Opened)> {
 
 /// `libhccl.so` with its functions.
 fn open_hccl(places: &Places) -> std::result::Result<Hccl, Error> {
-    let opened = search::open(&places.of_toolkit("libhccl.so"), HCCL_SYMBOL).map_err(|tried| {
+    let opened = open_toolkit(places, "libhccl.so", HCCL_SYMBOL).map_err(|tried| {
         not_found(
             "HCCL (several devices need it)",
             "libhccl.so",
@@ -180,12 +185,18 @@ fn open_hccl(places: &Places) -> std::result::Result<Hccl, Error> {
     unsafe { Hccl::load(opened.library) }.map_err(|missing| lacks(&opened.path, &missing))
 }
 
-/// `libatb.so`, nothing of which was called yet.
+/// `libatb.so`, nothing of which was called yet. Its symbols are for all, as its plug-ins want it; but beside a PyTorch
+/// only when it is known to be the right variant (`make_global`).
 fn open_atb(places: &Places) -> Result<Opened> {
-    search::open(&places.of_atb(search::torch_abi()), ATB_SYMBOL).map_err(|tried| {
+    let torch = search::torch_abi();
+    let scope = if torch.is_some() { Scope::Local } else { Scope::Global };
+    let candidates = places.of_atb(torch);
+    let opened =
+        search::open_alone(&candidates, "libatb.so", ATB_SYMBOL, places.own_atb_home.as_deref(), scope);
+    opened.map_err(|tried| {
         let scripts = ["ascend-toolkit/set_env.sh", "nnal/atb/set_env.sh"];
         let mut error = not_found("ATB (CANN's package nnal)", "libatb.so", &tried, places, &scripts);
-        if let Some(abi) = search::torch_abi() {
+        if let Some(abi) = torch {
             error.message += &format!(
                 "; PyTorch is in this process with C++ ABI {abi}, so only that variant was looked for: give set_env.sh \
                  the option --cxx_abi={abi}"
@@ -299,7 +310,7 @@ fn open_shim(places: &Places, abi: u32) -> Result<Shim> {
     let here = search::file_of(open_shim as *const std::ffi::c_void);
     let dirs = shim::places(places.own_shim.as_deref(), here.as_deref());
     let files: Vec<_> = dirs.iter().map(|dir| search::Place::File(dir.join(&file))).collect();
-    let opened = search::open(&files, "aqatb_open").map_err(|tried| {
+    let opened = search::open(&files, "aqatb_open", Scope::Local).map_err(|tried| {
         let built = if env!("AQUILA_ATB_SHIM") == "true" { "" } else { " (this build had no C++ compiler)" };
         crate::error!(
             NotFound,

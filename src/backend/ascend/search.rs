@@ -144,12 +144,21 @@ impl Opened {
     }
 }
 
+/// Whether a library's symbols are known to libraries that are opened later.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scope {
+    /// To none.
+    Local = libc::RTLD_LOCAL as isize,
+    /// To all.
+    Global = libc::RTLD_GLOBAL as isize,
+}
+
 /// Opens the first of `places` that is there. `symbol` is one that the library has, by which its file is found. The
 /// error lists each place with what was wrong there.
-pub fn open(places: &[Place], symbol: &str) -> Result<Opened, Vec<String>> {
+pub fn open(places: &[Place], symbol: &str, scope: Scope) -> Result<Opened, Vec<String>> {
     let mut tried = Vec::new();
     for place in places {
-        match open_one(place) {
+        match open_one(place, scope) {
             Ok(library) => {
                 let handle = library.into_raw();
                 // SAFETY: `handle` is the library's own, and is never closed: the library lives for ever.
@@ -169,8 +178,30 @@ pub fn open(places: &[Place], symbol: &str) -> Result<Opened, Vec<String>> {
     Err(tried)
 }
 
+/// Opens `file` from `places`. Where `own` says that only a folder of the user's will do and the process holds the library
+/// from elsewhere, that is an error: two copies of it in one process share names and states, and neither works.
+pub fn open_alone(
+    places: &[Place],
+    file: &str,
+    symbol: &str,
+    own: Option<&Path>,
+    scope: Scope,
+) -> Result<Opened, Vec<String>> {
+    let loaded = own.and_then(|_| open(&[Place::Loaded(file.into())], symbol, Scope::Local).ok());
+    let (Some(own), Some(loaded)) = (own, loaded) else { return open(places, symbol, scope) };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    if real(&loaded.path).starts_with(real(own)) {
+        return Ok(loaded);
+    }
+    Err(vec![format!(
+        "{} (but the process holds {} already, and two copies in one process do not work)",
+        own.display(),
+        loaded.path.display()
+    )])
+}
+
 /// Opens one place; `Err(None)` where there is nothing worth telling.
-fn open_one(place: &Place) -> Result<Library, Option<String>> {
+fn open_one(place: &Place, scope: Scope) -> Result<Library, Option<String>> {
     let (name, flags) = match place {
         Place::Loaded(name) => (name.as_os_str(), libc::RTLD_NOW | libc::RTLD_NOLOAD),
         Place::Loader(name) => (name.as_os_str(), libc::RTLD_NOW),
@@ -180,7 +211,7 @@ fn open_one(place: &Place) -> Result<Library, Option<String>> {
         Place::File(path) => (path.as_os_str(), libc::RTLD_NOW),
     };
     // SAFETY: the initialisers of a library of CANN, or of our shim, run, as the caller asked by using an NPU.
-    unsafe { Library::open(Some(name), flags | libc::RTLD_LOCAL) }.map_err(|cause| match place {
+    unsafe { Library::open(Some(name), flags | scope as i32) }.map_err(|cause| match place {
         Place::Loaded(_) => None,
         Place::Loader(name) => Some(format!("{} by the loader ({})", name.to_string_lossy(), words(&cause))),
         Place::File(path) => Some(format!("{} ({})", path.display(), words(&cause))),
@@ -219,7 +250,7 @@ pub(super) fn file_of(address: *const c_void) -> Option<PathBuf> {
 
 /// Whether a library is in the process, by its name.
 pub fn is_loaded(name: &str) -> bool {
-    open_one(&Place::Loaded(name.into())).is_ok_and(|library| {
+    open_one(&Place::Loaded(name.into()), Scope::Local).is_ok_and(|library| {
         std::mem::forget(library);
         true
     })
@@ -227,7 +258,7 @@ pub fn is_loaded(name: &str) -> bool {
 
 /// The C++ ABI of the PyTorch that is in this process: 0 or 1, `None` where there is none.
 pub fn torch_abi() -> Option<u32> {
-    let torch = open_one(&Place::Loaded("libc10.so".into())).ok()?;
+    let torch = open_one(&Place::Loaded("libc10.so".into()), Scope::Local).ok()?;
     let torch: &'static Library = Box::leak(Box::new(torch));
     TORCH_PROBES.iter().position(|probe| address_of(torch, probe).is_some()).map(|abi| abi as u32)
 }
@@ -293,7 +324,7 @@ mod tests {
             Place::File("/nowhere/libaquila-none.so".into()),
             Place::File("/proc/self/status".into()),
         ];
-        let tried = open(&places, "x").unwrap_err();
+        let tried = open(&places, "x", Scope::Local).unwrap_err();
         assert_eq!(tried.len(), 3, "{tried:?}");
         assert!(
             tried[0].starts_with("libaquila-none.so by the loader (") && tried[0].contains("cannot open")
@@ -304,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_c_library_is_in_the_process() {
-        let opened = open(&[Place::Loaded("libc.so.6".into())], "malloc").unwrap();
+        let opened = open(&[Place::Loaded("libc.so.6".into())], "malloc", Scope::Local).unwrap();
         assert!(opened.has("malloc") && !opened.has("aquila_no_such_function"));
         assert!(opened.path.to_string_lossy().contains("libc"), "{:?}", opened.path);
         assert!(!opened.handle.is_null());

@@ -101,6 +101,16 @@ mod tests {
         assert_eq!(Version::parse(" 8.0.0 (x)\n").unwrap().rest, "0");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_a_version_or_none(text in "\\PC*|[0-9.RCT]{0,12}") {
+            if let Some(version) = Version::parse(&text) {
+                let begins = format!("{}", version.major);
+                proptest::prop_assert!(text.trim().trim_start_matches(['0', '+']).starts_with(&begins) || version.major == 0);
+            }
+        }
+    }
+
     #[test]
     fn the_files_that_tell_them() {
         let root = std::env::temp_dir().join(format!("aquila-version-{}", std::process::id()));
