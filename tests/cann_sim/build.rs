@@ -85,8 +85,9 @@ impl Simulator {
                 }
                 // The loader of the emulated program takes the path; bash itself stays the machine's own.
                 let library_path = "-E LD_LIBRARY_PATH=$LD_LIBRARY_PATH";
+                // Address space is slow to get there.
                 format!(
-                    "exec qemu-aarch64-static -L /usr/aarch64-linux-gnu {library_path} {}",
+                    "export AQUILA_SIM_MEMORY=1000000000; exec qemu-aarch64-static -L /usr/aarch64-linux-gnu {library_path} {}",
                     path.display()
                 )
             }

@@ -61,6 +61,7 @@ SIM_EXPORT size_t aquilaSimRoom(const void *address);   // bytes to the end of i
 
 // --- streams ---
 SIM_EXPORT int aquilaSimStreamDevice(const void *stream);            // -1: no stream
+SIM_EXPORT uint64_t aquilaSimStreamId(const void *stream);           // 0: no stream; never given twice
 SIM_EXPORT int aquilaSimEnqueue(void *stream, const SimWork *work);  // takes the data over, also when it fails
 SIM_EXPORT uint64_t aquilaSimSubmitted(const void *stream);          // number of the last piece of work
 SIM_EXPORT uint64_t aquilaSimKnownDone(const void *stream);          // the last one that the host knows to be done

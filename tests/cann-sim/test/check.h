@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -58,6 +59,18 @@ int inChild(Run run) {
     waitpid(child, &status, 0);
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
+
+// Work of a stream that waits until it is let through: what is put behind it has not run yet.
+class Gate {
+  public:
+    static void wait(void *gate) {
+        while (!static_cast<Gate *>(gate)->open_) usleep(500);
+    }
+    void open() { open_ = true; }
+
+  private:
+    std::atomic<bool> open_{false};
+};
 
 int main(int count, char **names) {
     int failed = 0, run = 0;

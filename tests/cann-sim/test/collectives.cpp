@@ -139,18 +139,20 @@ TEST(ranks_that_disagree) {
 }
 
 TEST(a_rank_that_does_not_come) {
-    setenv("AQUILA_SIM_HCCL_TIMEOUT", "0.3", 1);
+    static std::atomic<bool> given{false};
     ranks(2, [](Rank &rank) {
         void *x = rank.upload({1, 2}, F32);
         if (rank.number == 1) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(600));
+            while (!given) std::this_thread::yield();
             return;
         }
+        setenv("AQUILA_SIM_HCCL_TIMEOUT", "0.3", 1);
         EQ(HcclAllReduce(x, x, 2, HCCL_FP32, SUM, rank.comm, rank.stream), 0);
         EQ(aclrtSynchronizeStream(rank.stream), 507048);
         int error = 0;
         EQ(HcclGetCommAsyncError(rank.comm, &error), 0);
         EQ(error, 9);
+        given = true;
     });
 }
 
@@ -179,6 +181,7 @@ TEST(joining) {
     EQ(HcclCommInitRootInfo(2, root, 2, &comm), 1);
     EQ(HcclCommInitRootInfo(2, root, 0, &comm), 9);  // nobody else came
     // Two ranks on one device.
+    setenv("AQUILA_SIM_HCCL_TIMEOUT", "60", 1);
     EQ(HcclGetRootInfo(root), 0);
     int codes[2];
     std::thread threads[2];

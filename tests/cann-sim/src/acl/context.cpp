@@ -22,6 +22,24 @@ std::string variable(const char *name, const char *otherwise) {
     return value && *value ? value : otherwise;
 }
 
+// How many devices ASCEND_RT_VISIBLE_DEVICES leaves, up to the first entry that is none or not above the one
+// before.
+int visibleDevices(int devices) {
+    const std::string list = variable("ASCEND_RT_VISIBLE_DEVICES", "");
+    if (list.empty()) return devices;
+    int visible = 0, last = -1;
+    const char *at = list.c_str();
+    while (true) {
+        char *end = nullptr;
+        const long id = std::strtol(at, &end, 10);
+        if (end == at || id <= last || id >= devices) return visible;
+        visible++;
+        last = int(id);
+        if (*end != ',') return visible;
+        at = end + 1;
+    }
+}
+
 Settings readSettings() {
     Settings read;
     read.soc = variable("AQUILA_SIM_SOC", "Ascend910B3");
@@ -31,6 +49,7 @@ Settings readSettings() {
         std::fprintf(stderr, "aquila CANN simulator: AQUILA_SIM_DEVICES is 0 to %d\n", MAX_DEVICES);
         std::abort();
     }
+    read.devices = visibleDevices(read.devices);
     read.memory = uint64_t(aquilaSimSetting("AQUILA_SIM_MEMORY", read.is310p ? 24e9 : 64e9));
     read.noop = aquilaSimSetting("AQUILA_SIM_NOOP", 0) != 0;
     read.poison = aquilaSimSetting("AQUILA_SIM_POISON", read.noop ? 0 : 1) != 0;

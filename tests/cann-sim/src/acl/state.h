@@ -48,6 +48,7 @@ struct Task {
 };
 
 struct Stream {
+    uint64_t id;  // never given twice, unlike its address
     int device;
     Context *context;
     std::mutex lock;

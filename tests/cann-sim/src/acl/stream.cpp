@@ -48,6 +48,8 @@ void lose(Device &device, int code, const std::string &why) {
 
 Stream *makeStream(Device &device, Context *context) {
     auto *stream = new Stream;
+    static std::atomic<uint64_t> ids{0};
+    stream->id = ++ids;
     stream->device = device.id;
     stream->context = context;
     stream->worker = std::thread(work, stream);
@@ -158,9 +160,15 @@ SIM_EXPORT int aquilaSimStreamDevice(const void *handle) {
     return found == machine().streams.end() ? -1 : (*found)->device;
 }
 
+SIM_EXPORT uint64_t aquilaSimStreamId(const void *handle) {
+    std::lock_guard<std::recursive_mutex> guard(machine().lock);
+    auto found = machine().streams.find(static_cast<Stream *>(const_cast<void *>(handle)));
+    return found == machine().streams.end() ? 0 : (*found)->id;
+}
+
 SIM_EXPORT int aquilaSimEnqueue(void *handle, const SimWork *work) {
     const std::shared_ptr<void> data(work->data, work->drop);
-    sim::Call call(aquilaSimCounter("launch"), handle);
+    sim::Call call(aquilaSimCounter("stream:work"), handle);
     std::lock_guard<std::recursive_mutex> guard(machine().lock);
     Stream *stream = nullptr;
     if (int code = requireStream(call, handle, &stream)) return code;

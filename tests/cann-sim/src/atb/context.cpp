@@ -69,11 +69,12 @@ Status ContextImpl::SetLaunchMode(atb::LaunchMode mode) {
 
 bool ContextImpl::overrun() const {
     const Use &last = uses_[executes_ % TILING_BLOCKS];
-    return last.stream && aquilaSimStreamDevice(last.stream) >= 0 && aquilaSimKnownDone(last.stream) < last.number;
+    return last.stream && aquilaSimStreamId(last.stream) == last.id &&
+           aquilaSimKnownDone(last.stream) < last.number;
 }
 
 void ContextImpl::taken(uint64_t number) {
-    uses_[executes_ % TILING_BLOCKS] = {stream_, number};
+    uses_[executes_ % TILING_BLOCKS] = {stream_, aquilaSimStreamId(stream_), number};
     executes_++;
 }
 

@@ -39,7 +39,7 @@ class ContextImpl final : public atb::Context {
   private:
     struct Use {
         void *stream = nullptr;
-        uint64_t number = 0;
+        uint64_t id = 0, number = 0;
     };
     void *stream_ = nullptr;
     bool asyncTiling_ = false;
