@@ -63,6 +63,29 @@ TEST(cast) {
     EQ(bench.once(param, {half}, {bench.empty(BF16, {3})}), 13);  // not directly
 }
 
+// Every f16 is what its bits say, and comes back; what lies between two goes to the nearer one, or to the even one.
+TEST(half_precision) {
+    for (uint32_t bits = 0; bits < 0x7c00; bits++) {
+        const auto number = [](uint32_t half) {
+            const int exponent = int(half >> 10);
+            return std::ldexp(double(half & 0x3ff) + (exponent ? 1024 : 0), std::max(exponent, 1) - 25);
+        };
+        const float value = sim::f16ToFloat(uint16_t(bits));
+        EQ(value, float(number(bits)));
+        EQ(sim::floatToF16(value), bits);
+        EQ(sim::floatToF16(-value), bits | 0x8000);
+        EQ(sim::f16ToFloat(uint16_t(bits | 0x8000)), -value);
+        const double middle = (number(bits) + number(bits + 1)) / 2;
+        EQ(sim::floatToF16(float(middle)), bits + (bits & 1));
+        EQ(sim::floatToF16(std::nextafter(float(middle), 0.0f)), bits);
+        EQ(sim::floatToF16(std::nextafter(float(middle), 1e9f)), bits + 1);
+    }
+    CHECK(std::isnan(sim::f16ToFloat(sim::floatToF16(NAN))) && std::isnan(sim::bf16ToFloat(sim::floatToBf16(NAN))));
+    EQ(sim::f16ToFloat(0x7c00), INFINITY);
+    EQ(sim::floatToBf16(1 + 1 / 256.0f), 0x3f80);  // halfway: to even
+    EQ(sim::floatToBf16(1 + 3 / 256.0f), 0x3f82);
+}
+
 TEST(quantise) {
     Bench bench;
     const Tensor rows = bench.upload({1, -2, 0.5f, 0, 100, 200}, F16, {2, 3}), q = bench.empty(INT8, {2, 3}),

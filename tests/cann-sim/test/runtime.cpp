@@ -361,8 +361,11 @@ TEST(a_device_error_comes_with_the_stream) {
     EQ(aclrtCreateEvent(&event), 0);
     EQ(aclrtMalloc(&memory, 64, 0), 0);
     EQ(aquilaSimFaults("aclrtMemsetAsync@1=507015"), 0);
+    Gate gate;
+    EQ(aclrtLaunchCallback(Gate::wait, &gate, 0, stream), 0);
     EQ(aclrtMemsetAsync(memory, 64, 0, 64, stream), 0);
     EQ(aclrtRecordEvent(event, stream), 0);
+    gate.open();
     EQ(aclrtSynchronizeEvent(event), 507015);  // who waits is not left waiting
     EQ(aclrtSynchronizeStream(stream), 507015);
     EQ(aclrtSetDevice(0), 507015);
