@@ -213,8 +213,10 @@ fn open_one(place: &Place, scope: Scope) -> Result<Library, Option<String>> {
     // SAFETY: the initialisers of a library of CANN, or of our shim, run, as the caller asked by using an NPU.
     unsafe { Library::open(Some(name), flags | scope as i32) }.map_err(|cause| match place {
         Place::Loaded(_) => None,
-        Place::Loader(name) => Some(format!("{} by the loader ({})", name.to_string_lossy(), words(&cause))),
-        Place::File(path) => Some(format!("{} ({})", path.display(), words(&cause))),
+        Place::Loader(name) => {
+            Some(format!("{} by the loader ({})", name.to_string_lossy(), words_about(name, &cause)))
+        }
+        Place::File(path) => Some(format!("{} ({})", path.display(), words_about(path.as_os_str(), &cause))),
     })
 }
 
@@ -224,6 +226,13 @@ fn words(cause: &libloading::Error) -> String {
         std::error::Error::source(cause).map_or_else(|| cause.to_string(), |source| source.to_string());
     let text = if text.trim().is_empty() { cause.to_string() } else { text };
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The same where the file's name stands before it anyway.
+fn words_about(name: &std::ffi::OsStr, cause: &libloading::Error) -> String {
+    let words = words(cause);
+    let prefix = format!("{}: ", name.to_string_lossy());
+    words.strip_prefix(&prefix).map_or_else(|| words.clone(), str::to_owned)
 }
 
 /// Where a symbol of a library lies; `None` where it has none of that name.
