@@ -284,6 +284,17 @@ TEST(caches_are_in_place) {
     const Tensor slots = bench.upload({5}, INT32, {1});
     EQ(bench.once(atb::infer::ReshapeAndCacheParam(), {fresh, fresh, k, v, slots}, {k, other}), 14);
     EQ(bench.once(atb::infer::ReshapeAndCacheParam(), {fresh, fresh, k, v, slots}, {k, v}), 0);
+    // In Execute as well, which may have other addresses than Setup.
+    atb::Operation *operation = nullptr;
+    EQ(atb::CreateOperation(atb::infer::ReshapeAndCacheParam(), &operation), 0);
+    auto *workspace = static_cast<uint8_t *>(bench.bytes(4096));
+    for (const bool inPlace : {true, false}) {
+        uint64_t size = 0;
+        EQ(operation->Setup(bench.pack({fresh, fresh, k, v, slots}, {k, v}), size, bench.context), 0);
+        const atb::VariantPack moved = bench.pack({fresh, fresh, other, v, slots}, {inPlace ? other : k, v});
+        EQ(operation->Execute(moved, workspace, size, bench.context), inPlace ? 0 : 14);
+    }
+    EQ(atb::DestroyOperation(operation), 0);
     const Tensor flat = bench.upload(randoms(32), F16, {1, 32});
     EQ(bench.once(atb::infer::ReshapeAndCacheParam(), {flat, flat, k, v, slots}, {k, v}), 16);
     EQ(bench.once(atb::infer::ReshapeAndCacheParam(), {fresh, fresh, k, v, bench.upload({32}, INT32, {1})}, {k, v}),

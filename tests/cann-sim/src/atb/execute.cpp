@@ -114,6 +114,14 @@ void dropWork(void *data) {
     delete static_cast<ExecuteWork *>(data);
 }
 
+// The rules on addresses once more, where Execute has others than Setup: caches must still be in place.
+Status checkAddresses(const ExecuteWork &work) {
+    for (const Step &step : work.plan->steps) {
+        if (Status code = step.kernel->check(work.tensors(step.in), work.tensors(step.out))) return code;
+    }
+    return atb::NO_ERROR;
+}
+
 // Collectives take their places, in the order of the nodes.
 Status prepareAll(ExecuteWork *work) {
     const std::vector<Step> &steps = work->plan->steps;
@@ -130,7 +138,7 @@ Status prepareAll(ExecuteWork *work) {
 }  // namespace
 
 Status launchPlan(std::shared_ptr<const Plan> plan, std::vector<Tensor> in, std::vector<Tensor> out,
-                  uint8_t *workspace, ContextImpl &context, SimFault fault) {
+                  uint8_t *workspace, ContextImpl &context, bool moved, SimFault fault) {
     auto work = std::make_unique<ExecuteWork>();
     work->plan = std::move(plan);
     work->in = std::move(in);
@@ -138,6 +146,7 @@ Status launchPlan(std::shared_ptr<const Plan> plan, std::vector<Tensor> in, std:
     work->workspace = workspace;
     work->overrun = context.overrun();
     work->fault = fault;
+    if (Status code = moved ? checkAddresses(*work) : Status(atb::NO_ERROR)) return code;
     if (Status code = prepareAll(work.get())) return code;
     void *stream = context.GetExecuteStream();
     const SimWork queued{"Execute", work.release(), runWork, dropWork, fault};

@@ -86,6 +86,11 @@ bool sameTensors(const std::vector<Tensor> &a, const std::vector<Tensor> &b) {
     return true;
 }
 
+bool sameAddresses(const std::vector<Tensor> &a, const std::vector<Tensor> &b) {
+    return std::equal(a.begin(), a.end(), b.begin(),
+                      [](const Tensor &x, const Tensor &y) { return x.device == y.device; });
+}
+
 // One thread at a time in an operation.
 class Busy {
   public:
@@ -257,7 +262,8 @@ Status BaseOperation::execute(const atb::VariantPack &pack, uint8_t *workspace, 
         return refuse(atb::ERROR_INVALID_WORKSPACE_ADDR, "%s: %p has no %llu bytes of device memory",
                       GetName().c_str(), static_cast<void *>(workspace), (unsigned long long)needed);
     }
-    return launchPlan(plan_, in, out, workspace, *found, late);
+    const bool moved = !sameAddresses(in, inputs_) || !sameAddresses(out, outputs_);
+    return launchPlan(plan_, in, out, workspace, *found, moved, late);
 }
 
 Status BaseOperation::Setup(const atb::VariantPack &pack, uint64_t &workspaceSize, atb::Context *context) {

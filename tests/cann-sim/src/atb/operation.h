@@ -82,8 +82,8 @@ void registerOperation(BaseOperation *operation);
 void forgetOperation(BaseOperation *operation);
 Status makeGraph(Bytes param, std::unique_ptr<BaseOperation> *made);
 
-// Puts a plan on the stream of a context (execute.cpp).
+// Puts a plan on the stream of a context (execute.cpp). `moved`: the addresses are not those of Setup.
 Status launchPlan(std::shared_ptr<const Plan> plan, std::vector<Tensor> in, std::vector<Tensor> out,
-                  uint8_t *workspace, ContextImpl &context, SimFault fault);
+                  uint8_t *workspace, ContextImpl &context, bool moved, SimFault fault);
 
 }  // namespace sim
