@@ -85,12 +85,13 @@ TEST(a_device_is_counted) {
 
 TEST(leaks_are_reported) {
     begin();
-    void *memory = nullptr, *stream = nullptr, *event = nullptr;
+    void *memory = nullptr, *stream = nullptr, *event = nullptr, *context = nullptr;
     EQ(aclrtMalloc(&memory, 100, 0), 0);
     EQ(aclrtCreateStream(&stream), 0);
     EQ(aclrtCreateEvent(&event), 0);
+    EQ(aclrtCreateContext(&context, 0), 0);
     EQ(aclrtResetDevice(0), 0);
-    EQ(aquilaSimLeaks(), 3);
+    EQ(aquilaSimLeaks(), 4);
     EQ(aquilaSimUsed(0), 0);
 }
 
@@ -364,10 +365,13 @@ TEST(a_device_error_comes_with_the_stream) {
     Gate gate;
     EQ(aclrtLaunchCallback(Gate::wait, &gate, 0, stream), 0);
     EQ(aclrtMemsetAsync(memory, 64, 0, 64, stream), 0);
+    bool ran = false;
+    EQ(aclrtLaunchCallback([](void *flag) { *static_cast<bool *>(flag) = true; }, &ran, 0, stream), 0);
     EQ(aclrtRecordEvent(event, stream), 0);
     gate.open();
     EQ(aclrtSynchronizeEvent(event), 507015);  // who waits is not left waiting
     EQ(aclrtSynchronizeStream(stream), 507015);
+    CHECK(!ran);  // what stood behind the failure
     EQ(aclrtSetDevice(0), 507015);
     EQ(aclrtFree(memory), 507015);  // and yet it is gone
     EQ(aclrtDestroyEvent(event), 0);
