@@ -69,6 +69,15 @@ pub fn check_since(before: u64) -> crate::base::error::Result<()> {
     Ok(())
 }
 
+/// `NoMemory` unless the system has `bytes` now: for what allocates where nobody could be told.
+pub fn probe(bytes: usize) -> crate::base::error::Result<()> {
+    let before = hits();
+    let mut room: Vec<u8> = Vec::new();
+    let found = room.try_reserve_exact(bytes).is_ok() && hits() == before;
+    crate::ensure!(found, NoMemory, "the process is out of memory: {bytes} bytes cannot be had");
+    Ok(())
+}
+
 /// The system's allocator, and behind it the reserve.
 #[derive(Debug)]
 pub struct Allocator;

@@ -3,9 +3,14 @@
 use crate::base::error::{Error, Result, Status};
 use std::thread::JoinHandle;
 
+/// What must be there for a thread to begin: the C library ends the process where it cannot write down what to do at a
+/// thread's end.
+const BEGINNING_BYTES: usize = 64 << 10;
+
 /// Starts a thread called `name` (at most 15 bytes reach the system) with all signals blocked.
 /// `NoMemory` with the `errno` where the system gives none.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    probe(name)?;
     let _mask = SignalMask::block_all();
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|cause| refused(name, &cause))
 }
@@ -18,6 +23,7 @@ pub fn with_stack<T: Send>(
     bytes: usize,
     run: impl FnOnce() -> T + Send,
 ) -> Result<std::thread::Result<T>> {
+    probe(name)?;
     std::thread::scope(|scope| {
         let mask = SignalMask::block_all();
         let thread = std::thread::Builder::new().name(name.into()).stack_size(bytes);
@@ -25,6 +31,10 @@ pub fn with_stack<T: Send>(
         drop(mask);
         Ok(thread.join())
     })
+}
+
+fn probe(name: &str) -> Result<()> {
+    crate::base::reserve::probe(BEGINNING_BYTES).map_err(|error| error.at(format!("thread {name}")))
 }
 
 fn refused(name: &str, cause: &std::io::Error) -> Error {
