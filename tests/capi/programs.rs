@@ -315,7 +315,8 @@ fn run_example(name: &str, path: &Path) {
     match name {
         "version" => (),
         "generate" | "stream" | "service" => drop(command.arg(model()).arg("hello world")),
-        "chat" => drop(command.arg(chat_model())),
+        // A longer text than the small model holds.
+        "chat" | "session" => drop(command.arg(chat_model())),
         "json" => drop(command.arg(chat_model()).arg("A hello world")),
         _ => drop(command.arg(model())),
     }
