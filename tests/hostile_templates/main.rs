@@ -110,6 +110,7 @@ fn each_ends_soon_and_within_bounds() {
         ("an import", "{% import 'os' as os %}{{ os.system('x') }}".into(), ""),
         ("no such function", "{{ lipsum(1000000) }}".into(), ""),
         ("no such filter", "{{ 'x' | center(10**12) }}".into(), "filter"),
+        ("a filter beneath", "{{ ['%9999999999d'] | map('format!', 1) | list }}".into(), "filter"),
         ("no such variable", "{{ a.b.c }}".into(), ""),
     ];
     let tokenizer = tokenizer();
@@ -123,6 +124,18 @@ fn each_ends_soon_and_within_bounds() {
         assert!(took < TIME_MOST, "{name}: {took:?}");
         assert!(most < BYTES_MOST, "{name}: {} MiB", most >> 20);
     }
+}
+
+/// A long chat is no crime: a template may collect the text message by message, which makes it anew each time.
+#[test]
+fn a_long_chat_that_is_collected_renders() {
+    let message = format!(r#"{{"role": "user", "content": "{}"}}"#, "word ".repeat(600));
+    let chat = format!("[{}]", vec![message.as_str(); 400].join(","));
+    let source = "{% set ns = namespace(out='') %}{% for m in messages %}{% set ns.out = ns.out ~ m.role + ': ' %}\
+                  {% set ns.out = ns.out + m.content %}{% set ns.out = ns.out ~ '\n' %}{% endfor %}{{ ns.out }}";
+    let template = ChatTemplate::jinja(source, &tokenizer()).unwrap();
+    let rendered = template.render(&chat, None, true).unwrap();
+    assert_eq!(rendered.text.len(), 400 * (3000 + 7));
 }
 
 /// The words of a template that refuses reach the caller; so does the line of one that fails.

@@ -67,8 +67,13 @@ where
 {
     environment.add_filter(eager, filter);
     environment.add_filter(name, move |state: &mut State, value: JinjaValue, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
+        // The names of the filters beneath these are no template's business.
+        if args.first().and_then(JinjaValue::as_str).is_some_and(|name| name.ends_with('!')) {
+            return Err(ErrorKind::UnknownFilter.into());
+        }
         count_items(&value)?;
-        let found = state.apply_filter(eager, &[vec![value], args.into_values()].concat())?;
+        let found = state.apply_filter(eager, &[vec![value], args].concat())?;
         // An iterator hides what it gives.
         counted(&found)?;
         Ok::<JinjaValue, JinjaError>(JinjaValue::from_object(Lazy(found)))

@@ -24,9 +24,12 @@ pub fn to_text(value: JinjaValue) -> Outcome<JinjaValue> {
     }
 }
 
-/// The text of a value, as `to_text`.
+/// The text of a value, as `to_text`; one that is there already is not counted again.
 pub fn text(value: &JinjaValue) -> Outcome<String> {
-    to_text(value.clone()).map(|text| text.to_string())
+    match value.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => to_text(value.clone()).map(|text| text.to_string()),
+    }
 }
 
 /// The filter `string`; markup stays markup.
@@ -150,10 +153,12 @@ pub fn add(left: JinjaValue, right: JinjaValue) -> Outcome<JinjaValue> {
         let count = left.len().unwrap_or(0) + right.len().unwrap_or(0);
         charge(count * size_of::<JinjaValue>())?;
         let items: Vec<JinjaValue> = left.try_iter()?.chain(right.try_iter()?).collect();
-        return Ok(match left.is_tuple() {
+        let sum = match left.is_tuple() {
             true => minijinja::value::Tuple::from(items).into(),
             false => items.into(),
-        });
+        };
+        counted(&sum)?;
+        return Ok(sum);
     }
     arithmetic("+", &left, &right, i128::checked_add, |a, b| a + b)
 }
@@ -176,8 +181,9 @@ pub fn multiply(left: JinjaValue, right: JinjaValue) -> Outcome<JinjaValue> {
     }
     let items: Vec<JinjaValue> = repeated.try_iter()?.collect();
     charge(items.len().saturating_mul(count).saturating_mul(size_of::<JinjaValue>()))?;
-    let all = std::iter::repeat_n(items, count).flatten().collect::<Vec<JinjaValue>>();
-    Ok(all.into())
+    let all: JinjaValue = std::iter::repeat_n(items, count).flatten().collect();
+    counted(&all)?;
+    Ok(all)
 }
 
 /// What Python can loop over.
