@@ -33,8 +33,8 @@ uninstall:
 	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)"/libaquila.so* "$(DESTDIR)$(PREFIX)/$(LIBDIR)/libaquila.a" \
 	    "$(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/aquila.pc" "$(DESTDIR)$(PREFIX)/bin/aquila" \
 	    "$(DESTDIR)$(PREFIX)/share/man/man1/aquila.1"
-	rm -rf "$(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/aquila" "$(DESTDIR)$(PREFIX)/$(LIBDIR)/aquila" "$(DESTDIR)$(PREFIX)/share/doc/aquila" \
-	    "$(DESTDIR)$(PREFIX)/share/aquila"
+	rm -rf "$(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/aquila" "$(DESTDIR)$(PREFIX)/$(LIBDIR)/aquila" \
+	    "$(DESTDIR)$(PREFIX)/share/doc/aquila" "$(DESTDIR)$(PREFIX)/share/aquila"
 
 header:
 	AQUILA_WRITE_HEADER=1 $(CARGO) test --locked --test capi header_is_generated
