@@ -74,6 +74,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 model=$work/model
 python3 tests/fetch/make_tiny.py "$model"
+# One without a chat template: neither its name nor its vocabulary is Aquila's.
+plain=$work/plain
+cp -r "$model" "$plain"
+sed -i 's/"aquila"/"llama"/; s/AquilaForCausalLM/LlamaForCausalLM/' "$plain/config.json"
+sed -i 's/LDWANG/LAWN/g' "$plain/tokenizer.json"
 "$cargo" build --quiet --target $target
 CC=$tools-gcc LD=$tools-ld OBJCOPY=$tools-objcopy AR=$tools-ar pkgconfig/stage.sh $build "$stage"
 # Those that ask nothing of the model but to be one, and nothing of the memory, which the emulator uses too.
@@ -85,6 +90,7 @@ for noun in library result text threads; do
             "tests/capi/$noun.c" "${library[@]}" -lm -ldl
         arguments=("$model")
         [ $noun != library ] || arguments=()
+        [ $noun != text ] || arguments+=("$plain")
         quietly env QEMU_CPU=cortex-a72 qemu-aarch64-static -E LD_LIBRARY_PATH="$stage/lib" \
             "$work/$noun-$link" "${arguments[@]}"
     done
