@@ -6,7 +6,7 @@ use super::marks::{self, Marks};
 use super::{Rendered, clock, filters, json};
 use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
-use crate::base::thread::SignalMask;
+use crate::base::thread;
 use crate::text::chat::request::Chat;
 use crate::text::tokenizer::Tokenizer;
 use minijinja::machinery::{self, Instructions};
@@ -25,16 +25,10 @@ const PARSE_STACK_PER_BYTE: usize = 1 << 10;
 const RENDER_STACK: usize = 16 << 20;
 
 /// Runs on a thread of its own with the stack that hostile input may need, whatever the caller has.
-/// A panic becomes `Format`, a refused thread `Io`.
+/// A panic becomes `Format`.
 fn on_own_stack<T: Send>(bytes: usize, run: impl FnOnce() -> T + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("aquila-template".into()).stack_size(bytes);
-        let mask = SignalMask::block_all();
-        let thread = thread.spawn_scoped(scope, run);
-        drop(mask);
-        let thread = thread.map_err(|cause| crate::error!(Io, "chat template: no thread: {cause}"))?;
-        thread.join().map_err(|_| crate::error!(Format, "chat template: failed inside"))
-    })
+    thread::with_stack("aquila-template", bytes, run)?
+        .map_err(|_| crate::error!(Format, "chat template: failed inside"))
 }
 
 /// How deep blocks and macros may nest while rendering; a macro counts five. Templates that write a JSON

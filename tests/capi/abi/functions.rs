@@ -55,15 +55,19 @@ pub fn without_growth(header: &str, layout: &Value) -> String {
     kept
 }
 
-/// libabigail's description of a stand-in.
+/// libabigail's description of a stand-in, the same wherever that lies.
 pub fn description(library: &Path) -> String {
-    said(
+    let dir = library.parent().expect("a folder");
+    let said = said(
         Command::new("abidw")
             .args(["--drop-private-types", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs"])
             .args(["--type-id-style", "hash", "--headers-dir"])
-            .arg(library.parent().expect("a folder"))
+            .arg(dir)
             .arg(library),
-    )
+    );
+    let said = said.replace(&format!("path='{}/", dir.display()), "path='");
+    assert!(!said.contains("path='/"), "a path of this machine is left in the description");
+    said
 }
 
 /// What became of the functions that a description has.
