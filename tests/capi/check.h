@@ -55,6 +55,17 @@ UNUSED static aquila_gen_params short_params(uint32_t tokens) {
     return params;
 }
 
+/* A job of a text; what it continues, where it is listed and other inputs are set afterwards. */
+UNUSED static aquila_job job_of(const void *input, const aquila_gen_params *params) {
+    aquila_job job;
+    memset(&job, 0, sizeof job);
+    job.struct_size = sizeof job;
+    job.input = input;
+    job.input_size = AQUILA_NTS;
+    job.params = params;
+    return job;
+}
+
 /* Whether all threads of this process but the calling one sleep. */
 UNUSED static int all_sleep(void) {
     char path[300], name[64], state;

@@ -52,11 +52,7 @@ static void texts_fit(aquila_engine *engine) {
     for (i = 0; i < 30; i++) {
         aquila_gen_params params = constrained(kinds[i % 3].kind, kinds[i % 3].text ? kinds[i % 3].text : SCHEMA);
         aquila_job job;
-        memset(&job, 0, sizeof job);
-        job.struct_size = sizeof job;
-        job.input = "hello";
-        job.input_size = AQUILA_NTS;
-        job.params = &params;
+        job = job_of("hello", &params);
         params.temperature = (float)i / 4;
         params.seed = (uint64_t)i;
         params.speculate = i % 2 ? 7 : 0;

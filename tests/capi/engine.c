@@ -108,10 +108,7 @@ int main(int argc, char **argv) {
     CHECK(strlen(json) == size && strstr(json, "\"device\":\"cpu\"") != NULL);
 
     EXPECT(aquila_queue_create(&queue, &error), AQUILA_OK);
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = "hello";
-    job.input_size = AQUILA_NTS;
+    job = job_of("hello", NULL);
     job.queue = queue;
     EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
     child = fork_with_idle_threads();

@@ -4,16 +4,6 @@
 
 #include <pthread.h>
 
-static aquila_job job_of(const void *input, const aquila_gen_params *params) {
-    aquila_job job;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = input;
-    job.input_size = AQUILA_NTS;
-    job.params = params;
-    return job;
-}
-
 /* All that a submission points to is overwritten as soon as the call has returned. */
 static void inputs_are_copied(aquila_engine *engine) {
     char *texts[2] = {NULL, NULL};

@@ -134,11 +134,7 @@ static void ends(const char *model) {
             aquila_job job;
             int i;
             alarm(60);
-            memset(&job, 0, sizeof job);
-            job.struct_size = sizeof job;
-            job.input = "hello";
-            job.input_size = AQUILA_NTS;
-            job.params = &params;
+            job = job_of("hello", &params);
             params.max_tokens = 100;
             {
                 aquila_engine *engine = load(model);

@@ -22,11 +22,7 @@ static aquila_request *submit(aquila_queue *queue) {
     aquila_request *request;
     aquila_error error;
     aquila_job job;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = "hello";
-    job.input_size = AQUILA_NTS;
-    job.params = &params;
+    job = job_of("hello", &params);
     job.queue = queue;
     EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
     return request;
@@ -74,11 +70,7 @@ static void sessions_at_work(void) {
     aquila_error error;
     aquila_job job;
     EXPECT(aquila_session_create(engine, &session, &error), AQUILA_OK);
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = "hello";
-    job.input_size = AQUILA_NTS;
-    job.params = &params;
+    job = job_of("hello", &params);
     job.session = session;
     EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
     EXPECT(aquila_wait(request, AQUILA_FOREVER, &result, &error), AQUILA_OK);

@@ -92,11 +92,7 @@ static aquila_status submits(void) {
     aquila_status status = aquila_queue_create(&queue, NULL);
     size_t n;
     aquila_job job;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = "hello world";
-    job.input_size = AQUILA_NTS;
-    job.params = &params;
+    job = job_of("hello world", &params);
     job.queue = queue;
     if (status == AQUILA_OK) status = aquila_submit(engine, &job, &request, NULL);
     if (status == AQUILA_OK) status = aquila_queue_wait(queue, ready, 1, &n, 60000, NULL);
@@ -113,11 +109,7 @@ static aquila_status sessions(void) {
     aquila_result *result = NULL;
     aquila_status status = aquila_session_create(engine, &session, NULL);
     aquila_job job;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = "hello";
-    job.input_size = AQUILA_NTS;
-    job.params = &params;
+    job = job_of("hello", &params);
     job.session = session;
     if (status == AQUILA_OK) status = aquila_submit(engine, &job, &request, NULL);
     if (status == AQUILA_OK) status = aquila_wait(request, 60000, &result, NULL);

@@ -4,16 +4,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-static aquila_job job_of(const char *text, const aquila_gen_params *params) {
-    aquila_job job;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.input = text;
-    job.input_size = AQUILA_NTS;
-    job.params = params;
-    return job;
-}
-
 static aquila_request *submit(aquila_engine *engine, const char *text, const aquila_gen_params *params) {
     aquila_job job = job_of(text, params);
     aquila_request *request;

@@ -9,12 +9,9 @@ static aquila_request *submit(aquila_engine *engine, aquila_session *session, co
     aquila_job job;
     aquila_request *request;
     aquila_error error;
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
+    job = job_of(ids, params);
     job.input_kind = AQUILA_INPUT_TOKENS;
-    job.input = ids;
     job.input_size = n;
-    job.params = params;
     job.session = session;
     EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
     return request;
@@ -119,13 +116,9 @@ static void texts_and_chats(const char *model) {
     options.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
     EXPECT(aquila_load(model, &options, &engine, &error), AQUILA_OK);
     EXPECT(aquila_session_create(engine, &session, &error), AQUILA_OK);
-    memset(&job, 0, sizeof job);
-    job.struct_size = sizeof job;
-    job.params = &params;
+    job = job_of("hello world", &params);
     job.session = session;
-    job.input_size = AQUILA_NTS;
     for (i = 0; i < 2; i++) {
-        job.input = "hello world";
         EXPECT(aquila_submit(engine, &job, &request, &error), AQUILA_OK);
         EXPECT(aquila_wait(request, AQUILA_FOREVER, &result, &error), AQUILA_OK);
         aquila_result_free(result);
