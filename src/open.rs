@@ -1,5 +1,6 @@
 //! Path and options in, a running engine out. The only file that names the backends.
 
+use crate::backend::ascend::backend::AscendBackend;
 use crate::backend::ascend::diagnosis::{self, Diagnosis};
 use crate::backend::ascend::probe;
 use crate::backend::cpu::CpuBackend;
@@ -7,7 +8,7 @@ use crate::backend::{
     Backend, ComputeType, Executor, ExecutorOptions, KvType, MemoryPlan, PackedCache, Progress,
 };
 use crate::base::clock::Clock;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
 use crate::engine::{Engine, EngineInfo, Parts};
 use crate::loading::file::SourceFile;
@@ -114,7 +115,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
         layers: opened.checkpoint.spec.layers as u32,
         hidden: opened.checkpoint.spec.hidden as u32,
         context: opened.context.0,
-        tensor_parallel: 1,
+        tensor_parallel: opened.backend.ranks() as u32,
         bos: id_or_none(text.bos(opened.checkpoint.ids.bos)),
         eos: id_or_none(text.stop_ids.first().copied()),
         stop_ids: text.stop_ids,
@@ -182,7 +183,7 @@ struct Opened {
 
 impl Opened {
     fn new(model: &Path, options: &LoadOptions) -> Result<Opened> {
-        let backend = choose_backend(options)?;
+        let mut backends = choose_backends(options)?;
         let mut checkpoint = Checkpoint::open(model, false)?;
         if let Some(dir) = &options.cache_dir {
             checkpoint.keep_packed(dir, options.verify, false);
@@ -201,7 +202,17 @@ impl Opened {
             lock_memory: options.lock_memory,
             copy_weights: options.no_mmap,
         };
-        let memory = backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)?;
+        let plan =
+            |backend: &dyn Backend| backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options);
+        let mut backend = backends.remove(0);
+        let mut memory = plan(&*backend);
+        // What an NPU cannot run, or has no room for, is the CPU's where the choice is ours.
+        while let (false, Some(why)) = (backends.is_empty(), why_not(&memory)) {
+            auto_takes_the_cpu(&why);
+            backend = backends.remove(0);
+            memory = plan(&*backend);
+        }
+        let memory = memory?;
         Ok(Opened { model: model.into(), checkpoint, backend, executor_options, context, memory })
     }
 
@@ -214,7 +225,8 @@ impl Opened {
         let Opened { model, checkpoint, backend, executor_options, context, memory } = self;
         log::info!(target: "aquila::load", "{}: {}", model.display(), describe(&memory, context, &backend.name()));
         if let Some(refusal) = &memory.refusal {
-            crate::bail!(NoMemory, "{}: {refusal}", model.display());
+            let status = if backend.name() == "cpu" { Status::NoMemory } else { Status::DeviceMemory };
+            return Err(Error::new(status, refusal.clone()).at(model.display()));
         }
         if options.verify {
             checkpoint.scan_finite(|done, total| progress("verify", done, total))?;
@@ -234,6 +246,14 @@ impl Opened {
             .open(spec.clone(), checkpoint.weights, &executor_options, &memory, progress)
             .map_err(|error| error.at(model.display()))?;
         Ok((spec, memory, executor))
+    }
+}
+
+/// Why a device is not the one for a model.
+fn why_not(memory: &Result<MemoryPlan>) -> Option<Error> {
+    match memory {
+        Ok(plan) => plan.refusal.clone().map(|refusal| Error::new(Status::DeviceMemory, refusal)),
+        Err(error) => Some(error.clone()),
     }
 }
 
@@ -384,39 +404,39 @@ pub fn diagnose_npu() -> Diagnosis {
     Diagnosis::make()
 }
 
-/// "auto" takes an NPU if one works, else the CPU, and the log says which and why. Nothing of CANN is opened for "cpu".
-fn choose_backend(options: &LoadOptions) -> Result<Box<dyn Backend>> {
+/// The devices to try, best first: "auto" takes an NPU if one works, else the CPU, and the log says which and why. Nothing of
+/// CANN is opened for "cpu".
+fn choose_backends(options: &LoadOptions) -> Result<Vec<Box<dyn Backend>>> {
+    let cpu = || -> Result<Box<dyn Backend>> { Ok(Box::new(CpuBackend::from_environment()?)) };
     match options.device.as_str() {
-        "cpu" => {}
-        "" | "auto" => {
-            let why = match check_npu(&[0], options) {
-                Ok(()) => NO_EXECUTOR.to_owned(),
-                Err(error) => error.message,
-            };
-            // Who has a card wants to know that it stands idle.
-            let level =
-                if diagnosis::device_files().is_empty() { log::Level::Info } else { log::Level::Warn };
-            log::log!(target: "aquila::load", level, "device auto: the CPU, because no NPU can be used: {why}");
-        }
-        npu if npu.starts_with("npu") => {
-            check_npu(&probe::parse_devices(npu)?, options)?;
-            crate::bail!(Unsupported, "device {npu:?}: {NO_EXECUTOR}; use \"cpu\" or \"auto\"");
-        }
-        other => crate::bail!(
+        "cpu" => Ok(vec![cpu()?]),
+        "" | "auto" => match npu_backend(&[0], options) {
+            Ok(npu) => Ok(vec![npu, cpu()?]),
+            Err(error) => {
+                auto_takes_the_cpu(&error);
+                Ok(vec![cpu()?])
+            }
+        },
+        npu if npu.starts_with("npu") => Ok(vec![npu_backend(&probe::parse_devices(npu)?, options)?]),
+        other => Err(crate::error!(
             Argument,
             "device: expected \"auto\", \"cpu\", \"npu:0\" or \"npu:0,1\", found {other:?}"
-        ),
+        )),
     }
-    Ok(Box::new(CpuBackend::from_environment()?))
 }
 
-const NO_EXECUTOR: &str = "it is there and answers, but this version has no executor for it yet";
+/// Who has a card wants to know that it stands idle.
+fn auto_takes_the_cpu(why: &Error) {
+    let level = if diagnosis::device_files().is_empty() { log::Level::Info } else { log::Level::Warn };
+    log::log!(target: "aquila::load", level, "device auto: the CPU, because no NPU can be used: {}", why.message);
+}
 
-/// Whether an engine can be put on these NPUs, as far as that can be told before a model is looked at.
-fn check_npu(ids: &[u32], options: &LoadOptions) -> Result<()> {
+/// NPUs that answer, as far as that can be told before a model is looked at.
+fn npu_backend(ids: &[u32], options: &LoadOptions) -> Result<Box<dyn Backend>> {
     let dtype = options.dtype.as_deref().map(compute_type).transpose()?;
     let kv_bf16 = options.kv_dtype.as_deref() == Some("bf16");
-    for report in probe::check(ids, dtype, kv_bf16)? {
+    let reports = probe::check(ids, dtype, kv_bf16)?;
+    for report in &reports {
         log::info!(
             target: "aquila::npu",
             "npu:{}: {}, {} of {} MiB free",
@@ -426,7 +446,7 @@ fn check_npu(ids: &[u32], options: &LoadOptions) -> Result<()> {
             report.memory_total >> 20
         );
     }
-    Ok(())
+    Ok(Box::new(AscendBackend::new(reports)?))
 }
 
 /// The least of the model's context, the option and `MAX_SEQ_LEN`, and the name of the one that won.
@@ -502,7 +522,6 @@ fn describe(plan: &MemoryPlan, context: (u32, &str), device: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Status;
 
     #[test]
     fn the_least_limit_wins_and_has_a_name() {
@@ -521,9 +540,9 @@ mod tests {
     fn devices_and_types_that_are_known_but_not_built_are_unsupported() {
         let status = |result: Result<()>| result.unwrap_err().status;
         let on = |device: &str| LoadOptions { device: device.into(), ..LoadOptions::default() };
-        assert_eq!(status(choose_backend(&on("gpu")).map(drop)), Status::Argument);
-        assert_eq!(status(choose_backend(&on("npu")).map(drop)), Status::Argument);
-        assert_eq!(status(choose_backend(&on("npu:1,1")).map(drop)), Status::Argument);
+        assert_eq!(status(choose_backends(&on("gpu")).map(drop)), Status::Argument);
+        assert_eq!(status(choose_backends(&on("npu")).map(drop)), Status::Argument);
+        assert_eq!(status(choose_backends(&on("npu:1,1")).map(drop)), Status::Argument);
         assert_eq!(status(compute_type("w8a8").map(drop)), Status::Unsupported);
         assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
         assert_eq!(status(kv_type("i4").map(drop)), Status::Argument);

@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 pub mod ascend;
 pub mod cpu;
+pub mod rope;
+pub mod shapes;
+mod step_check;
 
 /// What an executor can do, fixed when it is opened.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +58,7 @@ pub struct Capabilities {
 }
 
 /// A step in flight. Tickets of one executor rise by one and are collected in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// What is wanted of a token row after the last layer.
@@ -302,6 +305,11 @@ pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> ControlFlow<()>;
 pub trait Backend: Send + Sync {
     /// "cpu", "npu:0", …
     fn name(&self) -> String;
+
+    /// Devices that share one decoder: ranks of tensor parallelism.
+    fn ranks(&self) -> usize {
+        1
+    }
 
     /// What `open` would take with these weights and options. Reads headers only, takes nothing.
     /// An impossible combination (a dtype this device lacks) is an error; too little memory is a

@@ -4,6 +4,7 @@
 pub mod assemble;
 pub mod checkpoint;
 pub mod config;
+pub mod cut;
 pub mod fields;
 pub mod gguf_config;
 pub mod names;

@@ -338,6 +338,32 @@ impl Weight {
         }
     }
 
+    /// Columns `cols` of row `row` as f32 in `out` (`[cols]`), whatever its stored type. `whole` is room for a row where
+    /// `cols` cuts a block of quantised weights.
+    pub fn cols_f32(&self, row: usize, cols: Range<usize>, whole: &mut Vec<f32>, out: &mut [f32]) {
+        let blocks = |piece: &Piece, cols: &Range<usize>| {
+            let per = piece.dtype.block_elements();
+            cols.start.is_multiple_of(per) && cols.end.is_multiple_of(per)
+        };
+        for piece in self.row_pieces(row) {
+            let both = piece.cols.start.max(cols.start)..piece.cols.end.min(cols.end);
+            if both.is_empty() {
+                continue;
+            }
+            let within = both.start - piece.cols.start..both.end - piece.cols.start;
+            let out = &mut out[both.start - cols.start..both.end - cols.start];
+            if blocks(piece, &within) {
+                let (per, bytes) = (piece.dtype.block_elements(), piece.dtype.block_bytes());
+                let part = within.start / per * bytes..within.end / per * bytes;
+                crate::loading::quant::to_f32(piece.dtype, &piece.row(row)[part], out);
+            } else {
+                whole.resize(piece.cols.len(), 0.0);
+                crate::loading::quant::to_f32(piece.dtype, piece.row(row), whole);
+                out.copy_from_slice(&whole[within]);
+            }
+        }
+    }
+
     /// The one element type of all pieces, or `None` where they differ.
     pub fn dtype(&self) -> Option<DType> {
         let first = self.pieces.first()?.dtype;
@@ -446,6 +472,24 @@ mod tests {
         assert_eq!(values(&joined), values(&whole));
         let rows = (0..2).map(|r| joined.narrow_rows(r * 2..r * 2 + 2).unwrap()).collect();
         assert_eq!(values(&Weight::join_rows("w", rows).unwrap()), values(&whole));
+    }
+
+    #[test]
+    fn columns_of_a_row_are_those_of_the_whole_row() {
+        // Q8_0: blocks of 32 with a scale; and two f16 parts side by side.
+        let rows: Vec<u8> =
+            (0..2 * 2 * 34).map(|i| if i % 34 < 2 { [0, 0x3c][i % 34] } else { i as u8 }).collect();
+        let quantised = Weight::whole("w", 2, 64, DType::Q8_0, rows.into(), RowMap::Identity).unwrap();
+        let joined = Weight::join_cols("w", vec![matrix(2, 24, 0), matrix(2, 40, 7)]).unwrap();
+        for weight in [quantised, joined] {
+            let (mut all, mut whole) = (vec![0.0; 64], Vec::new());
+            weight.row_f32(1, &mut all);
+            for cols in [0..64, 32..64, 0..32, 5..6, 16..48, 23..25, 64..64] {
+                let mut part = vec![0.0; cols.len()];
+                weight.cols_f32(1, cols.clone(), &mut whole, &mut part);
+                assert_eq!(part, all[cols.clone()], "{cols:?}");
+            }
+        }
     }
 
     #[test]

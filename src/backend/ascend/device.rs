@@ -13,9 +13,16 @@ use super::errors;
 use super::open::Cann;
 use super::probe;
 use super::soc::Facts;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Longest single wait for an event: between two, a wait can be ended.
+const ASK_MILLISECONDS: u64 = 200;
+/// How often a release that cannot wait with a limit is asked.
+const POLL: Duration = Duration::from_micros(20);
 
 /// A device with a context of its own, current on this thread. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
@@ -120,6 +127,7 @@ pub struct Stream(Rc<StreamInner>);
 struct StreamInner {
     device: Device,
     stream: aclrtStream,
+    given_up: Cell<bool>,
 }
 
 impl Stream {
@@ -131,7 +139,7 @@ impl Stream {
         // SAFETY: a valid pointer is written to; this thread has the device's context.
         let code = unsafe { (acl.aclrtCreateStreamWithConfig)(&mut stream, 0, flags) };
         acl.check("aclrtCreateStreamWithConfig", code)?;
-        Ok(Stream(Rc::new(StreamInner { device: device.clone(), stream })))
+        Ok(Stream(Rc::new(StreamInner { device: device.clone(), stream, given_up: Cell::new(false) })))
     }
 
     /// CANN's handle, which lives as long as this.
@@ -163,6 +171,18 @@ impl Stream {
         Ok(status == acl::ACL_STREAM_STATUS_COMPLETE)
     }
 
+    /// Gives the stream up with what is in it, because the device no longer answers: memory may be given back then.
+    pub fn give_up(&self) {
+        let inner = &self.0;
+        let acl = &inner.device.cann().acl;
+        if let Some(function) = acl.aclrtDestroyStreamForce
+            && !inner.given_up.replace(true)
+        {
+            // SAFETY: made by `new`; it is not destroyed again.
+            inner.device.gave_back("aclrtDestroyStreamForce", unsafe { function(inner.stream) });
+        }
+    }
+
     /// Lets later work of this stream begin only when `event`, recorded before, was reached.
     pub fn wait_for(&self, event: &Event) -> Result<()> {
         let acl = &self.device().cann().acl;
@@ -173,6 +193,9 @@ impl Stream {
 
 impl Drop for StreamInner {
     fn drop(&mut self) {
+        if self.given_up.get() {
+            return;
+        }
         let acl = &self.device.cann().acl;
         // SAFETY: made by `new`, destroyed once.
         self.device.gave_back("aclrtDestroyStream", unsafe { (acl.aclrtDestroyStream)(self.stream) });
@@ -214,17 +237,55 @@ impl Event {
         Ok(status == acl::ACL_EVENT_RECORDED_STATUS_COMPLETE)
     }
 
-    /// Waits until it is reached; where CANN can, at most so long.
+    /// Waits until it is reached, at most so long: then a `Device` error with the number 107019.
     pub fn synchronize(&self, milliseconds: u32) -> Result<()> {
+        self.synchronize_while(milliseconds, &|| true)
+    }
+
+    /// The same; `keep_waiting` is asked now and then, and ends the wait with `Device` where it says no.
+    pub fn synchronize_while(&self, milliseconds: u32, keep_waiting: &dyn Fn() -> bool) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let left = u64::from(milliseconds).saturating_sub(started.elapsed().as_millis() as u64);
+            match self.wait_a_while(left.min(ASK_MILLISECONDS))? {
+                true => return Ok(()),
+                false if left == 0 => return Err(self.too_late(milliseconds)),
+                false => {}
+            }
+            crate::ensure!(
+                keep_waiting(),
+                Device,
+                "npu:{}: its work was given up, because another rank of the group failed",
+                self.device.id()
+            );
+        }
+    }
+
+    /// Waits at most so long; whether it was reached. Older releases wait without limit only, so they are asked again and
+    /// again.
+    fn wait_a_while(&self, milliseconds: u64) -> Result<bool> {
         let acl = &self.device.cann().acl;
-        let limit = i32::try_from(milliseconds).unwrap_or(i32::MAX);
-        let code = match acl.aclrtSynchronizeEventWithTimeout {
-            // SAFETY: the event is alive.
-            Some(function) => unsafe { function(self.event, limit) },
-            // SAFETY: the event is alive.
-            None => unsafe { (acl.aclrtSynchronizeEvent)(self.event) },
+        let Some(function) = acl.aclrtSynchronizeEventWithTimeout else {
+            let started = Instant::now();
+            while !self.is_reached()? {
+                if started.elapsed().as_millis() as u64 >= milliseconds {
+                    return Ok(false);
+                }
+                std::thread::sleep(POLL);
+            }
+            return Ok(true);
         };
-        acl.check("aclrtSynchronizeEvent", code)
+        // SAFETY: the event is alive.
+        match unsafe { function(self.event, milliseconds as i32) } {
+            acl::ACL_ERROR_RT_WAIT_TIMEOUT | acl::ACL_ERROR_RT_STREAM_SYNC_TIMEOUT => Ok(false),
+            code => acl.check("aclrtSynchronizeEventWithTimeout", code).map(|()| true),
+        }
+    }
+
+    fn too_late(&self, milliseconds: u32) -> Error {
+        let acl = &self.device.cann().acl;
+        let call = format!("npu:{}: work did not end within {milliseconds} ms", self.device.id());
+        acl.error(errors::ACL_CODES, &call, acl::ACL_ERROR_RT_WAIT_TIMEOUT)
     }
 
     /// Milliseconds from this event to a later one, both reached.

@@ -117,6 +117,20 @@ impl DeviceBuffer {
         acl.check("aclrtMemcpyAsync", code)
     }
 
+    /// Puts a copy within it into a stream, and returns at once. The parts must not overlap.
+    ///
+    /// # Safety
+    /// Until the stream has done it, `self` must live.
+    pub unsafe fn copy_later(&self, from: usize, to: usize, bytes: usize, stream: &Stream) -> Result<()> {
+        let (source, target) = (self.range(from, bytes)?, self.range(to, bytes)?);
+        let acl = &self.device.cann().acl;
+        let kind = acl::ACL_MEMCPY_DEVICE_TO_DEVICE;
+        // SAFETY: both parts have as many bytes, as checked; the caller keeps the buffer.
+        let code =
+            unsafe { (acl.aclrtMemcpyAsync)(target, self.bytes - to, source, bytes, kind, stream.as_raw()) };
+        acl.check("aclrtMemcpyAsync", code)
+    }
+
     /// Where `length` bytes from `offset` on begin.
     fn range(&self, offset: usize, length: usize) -> Result<DevicePointer> {
         let end = offset.checked_add(length).filter(|&end| end <= self.bytes);

@@ -1,5 +1,4 @@
-//! The Ascend backend. What stands here so far is its first layer: CANN opened and checked, devices, streams, memory,
-//! communicators and ATB's operations. The executor is to be built on it.
+//! The Ascend backend: ATB's graphs of whole layers, one thread a device, the host ahead of it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -10,20 +9,38 @@
 //! | `search`, `version`, `open` | finding the libraries, telling their versions, opening all of it once |
 //! | `soc`, `probe` | what a chip can do; which devices there are, and whether an engine can be put on them |
 //! | `device`, `memory`, `comm`, `atb` | devices, streams, events; memory; communicators; operations: each gives itself back |
+//! | `form`, `upload`, `weights` | matrices as the chip wants them, and how they come there |
+//! | `plan` | which choices follow from chip, model and options, and what they take |
+//! | `draft`, `decoder`, `program` | the decoder as graphs of operations, and running them |
+//! | `image` | a step as one block of words, divided into passes |
+//! | `rank`, `crew` | a step on one device; the ranks' threads |
+//! | `backend`, `executor` | what the engine sees |
 //! | `diagnosis` | what `aquila doctor` asks |
 
 pub mod acl;
 pub mod atb;
+pub mod backend;
 pub mod comm;
+pub mod crew;
+pub mod decoder;
 pub mod device;
 pub mod diagnosis;
+pub mod draft;
 pub mod errors;
+pub mod executor;
+pub mod form;
 pub mod hccl;
+pub mod image;
 pub mod memory;
 pub mod open;
+pub mod plan;
 pub mod probe;
+pub mod program;
+pub mod rank;
 pub mod search;
 pub mod shim;
 pub mod soc;
 pub mod table;
+pub mod upload;
 pub mod version;
+pub mod weights;

@@ -18,6 +18,8 @@ use crate::base::error::{Error, Result, Status};
 use parking_lot::Mutex;
 use std::ffi::c_char;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 /// A stub library's answer to every call: such libraries are for linking only.
 const STUB: i32 = 100_039;
@@ -107,7 +109,24 @@ impl Cann {
     }
 }
 
-/// Runs a piece of work that calls CANN on a thread of its own and waits for it.
+/// Longest wait for an answer of CANN: 60 s, or as many as `AQUILA_ASCEND_TIMEOUT` says. A driver whose card hangs may
+/// never answer, and a call cannot be ended from outside.
+pub fn answer_limit() -> Duration {
+    let set = std::env::var("AQUILA_ASCEND_TIMEOUT").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    Duration::from_secs(set.filter(|&seconds| seconds > 0).unwrap_or(60).into())
+}
+
+/// The error for a thread whose call of CANN does not return.
+pub fn no_answer(who: &str, waited: Duration) -> Error {
+    crate::error!(
+        Device,
+        "{who}: CANN has not answered for {} s (AQUILA_ASCEND_TIMEOUT sets the limit); npu-smi info shows whether the card \
+         is well. The thread that waits for it is left behind",
+        waited.as_secs()
+    )
+}
+
+/// Runs a piece of work that calls CANN on a thread of its own and waits for it, at most [`answer_limit`].
 pub fn on_own_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -116,9 +135,17 @@ pub fn on_own_thread<T: Send + 'static>(
     let thread = crate::base::thread::spawn(name, move || {
         let _ = send.send(work());
     })?;
-    let result = receive.recv();
-    let _ = thread.join();
-    result.unwrap_or_else(|_| Err(crate::error!(Internal, "thread {name} ended without an answer")))
+    let limit = answer_limit();
+    match receive.recv_timeout(limit) {
+        Ok(result) => {
+            let _ = thread.join();
+            result
+        }
+        Err(RecvTimeoutError::Timeout) => Err(no_answer(name, limit)),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(crate::error!(Internal, "thread {name} ended without an answer"))
+        }
+    }
 }
 
 fn open_all(places: &Places) -> Result<Cann> {

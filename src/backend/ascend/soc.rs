@@ -25,6 +25,8 @@ pub struct Facts {
     pub tiled: bool,
     /// Whether attention can clamp its scores, as Aquila's first version does.
     pub score_clamp: bool,
+    /// Whether attention over prompts has a kernel with an f32 soft-max, whose mask is 0 and 1 instead of additive.
+    pub high_precision_attention: bool,
     /// Whether the fused SiLU and product is worth using.
     pub swiglu: bool,
     /// Whether paged attention reads the lengths of contexts from host memory, else from the device's.
@@ -52,6 +54,7 @@ const ASCEND_910B: Facts = Facts {
     bf16: true,
     tiled: false,
     score_clamp: true,
+    high_precision_attention: true,
     swiglu: true,
     lengths_on_host: true,
     prefill_over_cache: true,
@@ -68,6 +71,7 @@ const ASCEND_310P: Facts = Facts {
     bf16: false,
     tiled: true,
     score_clamp: false,
+    high_precision_attention: false,
     swiglu: false,
     lengths_on_host: false,
     prefill_over_cache: false,

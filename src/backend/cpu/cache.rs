@@ -11,8 +11,9 @@
 use super::kernels::Element;
 use super::kernels::Packing;
 use super::kernels::panels;
-use super::survey::{self, Form, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
+use super::survey::{self, Form};
 use super::weights::Loader;
+use crate::backend::shapes::{self, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
 use crate::backend::{ComputeType, PackedCache};
 use crate::base::error::{Error, Result, Status};
 use crate::base::region::Region;
@@ -76,7 +77,7 @@ impl Wish {
         let format = Format { layout: layout(), label, tensors: Vec::new() };
         let mut wish = Wish { format, places: Vec::new(), matrix_bytes: 0 };
         for (layer, role, is_matrix) in order(spec) {
-            let Some(weight) = survey::may(spec, weights, layer, role)? else { continue };
+            let Some(weight) = shapes::may(spec, weights, layer, role)? else { continue };
             let form = if is_matrix { Form::of(role, weight, dtype) } else { Form::Plain(Element::F32) };
             if is_matrix && survey::in_place(role, weight, dtype) {
                 continue;
@@ -277,7 +278,7 @@ impl Loader<'_, '_> {
         let total: u64 = weights().map(|weight| weight.stored_bytes()).sum();
         weights().for_each(|weight| weight.prefetch());
         for &(layer, role, form) in &wish.places {
-            let weight = survey::need(self.spec, source, layer, role)?;
+            let weight = shapes::need(self.spec, source, layer, role)?;
             let bytes = self.make(weight, form)?;
             // It is private memory for no longer than it takes to write it.
             self.taken = taken;

@@ -1,7 +1,6 @@
 //! The CPU executor: checks a step, runs it on the pool, keeps its results until the next call.
 
 use super::forward::{Forward, Sharing};
-use super::kernels::kv::BLOCK_TOKENS;
 use super::kernels::{Kernels, KvElement};
 use super::kv::KvCache;
 use super::lock::Locked;
@@ -10,7 +9,8 @@ use super::survey::FORM_NAMES;
 use super::weights::Weights;
 use super::workspace::{Sizes, Workspace, span_results};
 use crate::backend::cpu::isa::Level;
-use crate::backend::{Capabilities, Collected, Executor, Row, Step, StepSequence, Tap, Ticket, Want};
+use crate::backend::step_check::StepBounds;
+use crate::backend::{Capabilities, Collected, Executor, Row, Step, Tap, Ticket, Want};
 use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
 use std::sync::Arc;
@@ -86,111 +86,13 @@ impl Collected for Results {
 }
 
 impl CpuExecutor {
-    /// `Argument` unless every index of the step exists and its parts agree.
-    fn check(&self, step: &Step<'_>) -> Result<()> {
-        let (rows, limits) = (step.tokens.len(), &self.capabilities);
-        crate::ensure!(
-            rows == step.positions.len() && rows == step.slots.len(),
-            Argument,
-            "step: {rows} tokens, {} positions, {} slots",
-            step.positions.len(),
-            step.slots.len()
-        );
-        crate::ensure!(
-            rows <= limits.step_tokens && step.sequences.len() <= limits.step_sequences,
-            Argument,
-            "step: {rows} tokens of {} sequences, expected at most {} of {}",
-            step.sequences.len(),
-            limits.step_tokens,
-            limits.step_sequences
-        );
-        for (row, (&token, &position)) in step.tokens.iter().zip(step.positions).enumerate() {
-            crate::ensure!(
-                (token as usize) < self.spec.vocab && (position as usize) < self.context,
-                Argument,
-                "step: row {row}: token {token} at position {position}, expected below {} and {}",
-                self.spec.vocab,
-                self.context
-            );
+    fn bounds(&self) -> StepBounds<'_> {
+        StepBounds {
+            capabilities: &self.capabilities,
+            vocab: self.spec.vocab,
+            context: self.context,
+            kv_blocks: self.kv.blocks(),
         }
-        let mut next_row = 0;
-        for sequence in step.sequences {
-            crate::ensure!(
-                sequence.first_row == next_row && sequence.rows > 0,
-                Argument,
-                "step: a sequence of {} rows begins at row {}, expected row {next_row}",
-                sequence.rows,
-                sequence.first_row
-            );
-            self.check_sequence(step, sequence)?;
-            next_row = next_row.saturating_add(sequence.rows);
-        }
-        crate::ensure!(next_row == rows, Argument, "step: its sequences cover {next_row} of {rows} rows");
-        self.check_wanted(step)
-    }
-
-    /// One sequence: its context, its blocks, and that each row's slot is where attention will look.
-    fn check_sequence(&self, step: &Step<'_>, sequence: &StepSequence) -> Result<()> {
-        let StepSequence { first_row, rows, context, first_block, blocks } = *sequence;
-        crate::ensure!(
-            rows <= context && context <= self.context,
-            Argument,
-            "step: row {first_row}: {rows} rows in a context of {context}, expected at most {}",
-            self.context
-        );
-        let last_block = first_block.saturating_add(blocks);
-        let table = step.block_tables.get(first_block..last_block).unwrap_or_default();
-        crate::ensure!(
-            table.len() >= context.div_ceil(BLOCK_TOKENS),
-            Argument,
-            "step: row {first_row}: {} blocks for {context} tokens, expected {}",
-            table.len(),
-            context.div_ceil(BLOCK_TOKENS)
-        );
-        if let Some(block) = table.iter().find(|&&block| block as usize >= self.kv.blocks()) {
-            crate::bail!(Argument, "step: KV block {block} does not exist; there are {}", self.kv.blocks());
-        }
-        let slots = step.slots.get(first_row..first_row.saturating_add(rows)).unwrap_or_default();
-        crate::ensure!(
-            slots.len() == rows,
-            Argument,
-            "step: row {first_row}: {rows} rows, found {}",
-            slots.len()
-        );
-        for (position, &slot) in (context - rows..context).zip(slots) {
-            let block = table.get(position / BLOCK_TOKENS).copied().unwrap_or_default() as usize;
-            let expected = block * BLOCK_TOKENS + position % BLOCK_TOKENS;
-            crate::ensure!(
-                slot as usize == expected,
-                Argument,
-                "step: slot {slot} for token {position} of a sequence, expected {expected} by its blocks"
-            );
-        }
-        Ok(())
-    }
-
-    fn check_wanted(&self, step: &Step<'_>) -> Result<()> {
-        crate::ensure!(
-            step.carry.is_empty() && step.wanted.iter().all(|w| w.want != Want::Select),
-            Unsupported,
-            "step: the CPU does not select ids"
-        );
-        let rising = step.wanted.windows(2).all(|w| w[0].row < w[1].row);
-        let exist = step.wanted.last().is_none_or(|w| w.row < step.tokens.len());
-        crate::ensure!(
-            rising && exist,
-            Argument,
-            "step: wanted rows must rise and be below {}",
-            step.tokens.len()
-        );
-        let logits = step.wanted.iter().filter(|w| w.want == Want::Logits).count();
-        crate::ensure!(
-            logits <= self.capabilities.logit_rows,
-            Argument,
-            "step: logits of {logits} rows, expected at most {}",
-            self.capabilities.logit_rows
-        );
-        Ok(())
     }
 
     /// Fills the lists of a checked step, of whose attention the workers share out what `sharing` says, and gives the
@@ -219,7 +121,7 @@ impl CpuExecutor {
 
     /// Checks and runs a step, all at once or layer by layer with a tap.
     fn execute(&mut self, step: &Step<'_>, tap: Option<Tap<'_>>) -> Result<Ticket> {
-        self.check(step)?;
+        self.bounds().check(step)?;
         let sharing = Sharing::of(&self.spec, step, self.sizes);
         let logit_rows = self.prepare(step, sharing);
         let CpuExecutor {

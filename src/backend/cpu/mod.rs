@@ -9,7 +9,6 @@
 //! | `cache`, `read_ahead` | converted weights kept in a file; reading what is used in place |
 //! | `memory` | what will be taken and what fits |
 //! | `kv`, `workspace`, `arena`, `lock` | the memory itself |
-//! | `rope` | rotary angles |
 //! | `kernels`, `isa` | the arithmetic, and the instructions it may use |
 //!
 //! Memory: the weights stay in their mapped files where their type is the wanted one, or lie in a packed cache that is
@@ -28,7 +27,6 @@ mod lock;
 mod memory;
 pub mod pool;
 mod read_ahead;
-mod rope;
 mod signal;
 mod survey;
 mod threads;
@@ -265,7 +263,11 @@ impl Backend for CpuBackend {
         Ok(Box::new(CpuExecutor {
             _locked: locked,
             context: options.context,
-            inverse_frequencies: rope::inverse_frequencies(&spec.rope, spec.head_dim, options.context),
+            inverse_frequencies: crate::backend::rope::inverse_frequencies(
+                &spec.rope,
+                spec.head_dim,
+                options.context,
+            ),
             kernels,
             pool,
             kv,
@@ -317,6 +319,7 @@ fn lock(weights: &Weights) -> Result<Locked> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::shapes;
     use crate::base::dtype::DType;
     use crate::base::region::Region;
     use crate::model::spec::{RopeScaling, RopeSpec};
@@ -349,7 +352,7 @@ mod tests {
     fn stored_weights(spec: &DecoderSpec, mapped: bool, matrices: DType) -> WeightSet {
         let mut set = WeightSet::default();
         let mut add = |layer, role| {
-            let (rows, cols) = survey::shape(spec, role);
+            let (rows, cols) = shapes::shape(spec, role);
             let dtype = match role {
                 Role::Embedding => DType::F32,
                 _ if rows == 1 => DType::F16,
@@ -364,8 +367,8 @@ mod tests {
         add(0, Role::FinalNorm);
         add(0, Role::Head);
         for layer in 0..spec.layers {
-            survey::LAYER_MATRICES.into_iter().for_each(|role| add(layer, role));
-            survey::LAYER_NORMS.into_iter().for_each(|role| add(layer, role));
+            shapes::LAYER_MATRICES.into_iter().for_each(|role| add(layer, role));
+            shapes::LAYER_NORMS.into_iter().for_each(|role| add(layer, role));
             add(layer, Role::KeyBias);
         }
         set

@@ -6,7 +6,8 @@ use super::kernels::panels::{PANEL_ROWS, pack, take_over};
 use super::kernels::{Dense, Element, Kernels, Matrix, Packed, Packing};
 use super::pool::Pool;
 use super::read_ahead::read_ahead;
-use super::survey::{self, FORM_NAMES, Form, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
+use super::survey::{self, FORM_NAMES, Form};
+use crate::backend::shapes::{self, LAYER_BIASES, LAYER_MATRICES, LAYER_NORMS};
 use crate::backend::{ComputeType, Progress};
 use crate::base::buffer::Buffer;
 use crate::base::error::Result;
@@ -153,7 +154,7 @@ impl<'a, 'p> Loader<'a, 'p> {
     }
 
     fn matrix(&mut self, layer: usize, role: Role) -> Result<Matrix> {
-        let weight = survey::need(self.spec, self.source, layer, role)?;
+        let weight = shapes::need(self.spec, self.source, layer, role)?;
         let matrix = if survey::in_place(role, weight, self.dtype) {
             Matrix::Dense(Dense::new(weight.clone())?)
         } else {
@@ -169,7 +170,7 @@ impl<'a, 'p> Loader<'a, 'p> {
     }
 
     fn vector(&mut self, layer: usize, role: Role) -> Result<Buffer<f32>> {
-        let weight = survey::need(self.spec, self.source, layer, role)?;
+        let weight = shapes::need(self.spec, self.source, layer, role)?;
         let mut copy = Buffer::zeroed(weight.cols, &weight.name)?;
         match &self.kept {
             Some(kept) => fill(&mut copy, &kept.bytes(layer, role)?),

@@ -80,7 +80,7 @@ fn decoder() -> (DecoderSpec, WeightSet) {
         if LAYER_BIASES.contains(&role) {
             continue;
         }
-        let (rows, cols) = survey::shape(&spec, role);
+        let (rows, cols) = shapes::shape(&spec, role);
         let bytes: Vec<u8> = values(rows * cols).iter().flat_map(|x| x.to_le_bytes()).collect();
         let weight =
             Weight::whole(&format!("{role:?}"), rows, cols, DType::F32, bytes.into(), RowMap::Identity);
@@ -181,7 +181,7 @@ fn a_weight_that_cannot_be_converted_ends_the_load_and_leaves_no_file() {
     let (spec, mut set) = decoder();
     let key = SourceKey::of([("weights", 3, &b"bytes"[..])].into_iter());
     set.keep_packed(Store::new(&dir.0, "model", key, false, false));
-    let (rows, cols) = survey::shape(&spec, Role::Down);
+    let (rows, cols) = shapes::shape(&spec, Role::Down);
     let bytes = vec![f32::INFINITY.to_le_bytes(); rows * cols].concat();
     let bad = Weight::whole("layer 1 down", rows, cols, DType::F32, bytes.into(), RowMap::Identity).unwrap();
     set.insert(1, Role::Down, bad);

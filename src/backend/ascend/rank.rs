@@ -1,0 +1,704 @@
+//! A rank: one device with its part of the decoder, and a decoder step on it. All of it belongs to the rank's thread.
+//!
+//! A step: its words go to pinned memory and are copied in a stream of their own, so that they are there when the
+//! device comes to them; then prologue, layers and epilogue of each pass are put into the lane; then one copy of the
+//! results, and an event. Nothing waits. When the step is collected the event is waited for, and the results
+//! are taken out of pinned memory.
+
+use super::acl;
+use super::atb::{Desc, Tensor};
+use super::comm::Comm;
+use super::decoder::{Decoder, Epilogue, Shared};
+use super::device::{Device, Event, Stream};
+use super::form::HalfType;
+use super::image::{Image, List, Pass, PassKind, SLOTS};
+use super::memory::{DeviceBuffer, PinnedBuffer};
+use super::plan::{STAGING_BYTES, Setup};
+use super::program::{Lane, Making, Program};
+use super::upload::{Told, Uploader};
+use super::weights::RankWeights;
+use crate::base::error::{Error, Result, Status};
+use crate::model::spec::DecoderSpec;
+use crate::model::weights::WeightSet;
+use std::collections::VecDeque;
+
+/// The results of a step, as they leave the rank.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// Selected ids.
+    pub ids: Vec<u32>,
+    /// Rows of logits, as wide as the head is held, then hidden states.
+    pub values: Vec<f32>,
+}
+
+/// What a rank is opened with.
+#[derive(Debug)]
+pub struct RankOptions<'a> {
+    /// All ranks' choices.
+    pub setup: &'a Setup,
+    /// The decoder.
+    pub spec: &'a DecoderSpec,
+    /// Which rank.
+    pub rank: usize,
+    /// KV blocks to take.
+    pub kv_blocks: usize,
+    /// Bytes of workspace to take.
+    pub workspace_bytes: u64,
+    /// Graphs, or node by node.
+    pub making: Making,
+    /// Longest wait for a step, in milliseconds.
+    pub step_milliseconds: u32,
+    /// Longest wait for a copy while loading.
+    pub load_milliseconds: u32,
+}
+
+/// Memory that stays: tables and what a step works on.
+#[derive(Debug)]
+struct Tables {
+    cosines: Tensor,
+    sines: Tensor,
+    prompt_mask: Tensor,
+    chunk_mask: Option<Tensor>,
+    /// The residual stream, in turns.
+    x: [DeviceBuffer; 2],
+    /// Cosines, sines and mask rows of a pass.
+    pass_cosines: DeviceBuffer,
+    pass_sines: DeviceBuffer,
+    pass_mask: Option<DeviceBuffer>,
+    _buffers: Vec<DeviceBuffer>,
+}
+
+/// A step's words on both sides, and its results.
+#[derive(Debug)]
+struct Slot {
+    input: PinnedBuffer,
+    output: PinnedBuffer,
+    /// Its words are on the device.
+    fed: Event,
+    /// Its results are in pinned memory.
+    done: Event,
+}
+
+/// The programs of a pass.
+#[derive(Debug)]
+struct PassPrograms {
+    prologue: Program,
+    carried: Option<Program>,
+    layers: Vec<Program>,
+}
+
+/// A step in flight.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    slot: usize,
+    /// Executes up to its end.
+    issued: u64,
+    counts: (usize, usize, usize),
+}
+
+/// One device and what it holds. Fields are dropped in order: what uses before what is used.
+#[derive(Debug)]
+pub struct Rank {
+    passes: [Option<PassPrograms>; 3],
+    epilogues: [Program; 3],
+    in_flight: VecDeque<Flight>,
+    slots: [Slot; SLOTS],
+    /// The device's block of words: two steps' lists and results.
+    words: DeviceBuffer,
+    weights: RankWeights,
+    tables: Tables,
+    /// Keys and values of each layer.
+    caches: Vec<[DeviceBuffer; 2]>,
+    feed: Stream,
+    lane: Lane,
+    comm: Option<Comm>,
+    device: Device,
+    setup: Setup,
+    spec: DecoderSpec,
+    rank: usize,
+    making: Making,
+    step_milliseconds: u32,
+}
+
+impl Rank {
+    /// Takes the memory and brings the weights over. `comm` is joined before, because a 310P wants its communicators made
+    /// before large memory is taken.
+    pub fn open(
+        device: &Device,
+        comm: Option<Comm>,
+        weights: &WeightSet,
+        options: &RankOptions<'_>,
+        told: &Told,
+    ) -> Result<Rank> {
+        let RankOptions { setup, spec, .. } = *options;
+        let mut lane = Lane::new(device, options.step_milliseconds)?;
+        let feed = Stream::new(device)?;
+        let mut uploader = Uploader::new(device, &feed, STAGING_BYTES, told, options.load_milliseconds)?;
+        let weights = RankWeights::load(device, &mut uploader, setup, spec, weights, options.rank)?;
+        let tables = Tables::new(device, &mut uploader, setup, spec)?;
+        drop(uploader);
+        let caches = (0..spec.layers).map(|_| {
+            let one = || {
+                let bytes = setup.block_bytes(spec, options.rank) as usize / (2 * spec.layers);
+                let mut cache = DeviceBuffer::new(device, bytes * options.kv_blocks)?;
+                // Attention reads whole blocks; what it masks must still be numbers.
+                cache.fill(0..bytes * options.kv_blocks, 0)?;
+                Ok(cache)
+            };
+            Ok([one()?, one()?])
+        });
+        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let words = DeviceBuffer::new(device, setup.layout.words() * 4)?;
+        let slot = || -> Result<Slot> {
+            Ok(Slot {
+                input: PinnedBuffer::new(device, setup.layout.input_words() * 4)?,
+                output: PinnedBuffer::new(device, setup.layout.output_words() * 4)?,
+                fed: Event::new(device)?,
+                done: Event::new(device)?,
+            })
+        };
+        let slots = [slot()?, slot()?];
+        lane.reserve(options.workspace_bytes as usize)?;
+        let builder = Builder {
+            device,
+            lane: &lane,
+            comm: comm.as_ref(),
+            options,
+            weights: &weights,
+            caches: &caches,
+            words: &words,
+        };
+        let pass = |kind| builder.pass(&tables, kind, None).map(Some);
+        let chunk = if setup.prefill_over_cache { pass(PassKind::Chunk)? } else { None };
+        let passes = [pass(PassKind::Prompt)?, chunk, pass(PassKind::Token)?];
+        let epilogues = [
+            builder.epilogue(Epilogue::Logits)?,
+            builder.epilogue(Epilogue::Select)?,
+            builder.epilogue(Epilogue::Hidden)?,
+        ];
+        Ok(Rank {
+            passes,
+            epilogues,
+            in_flight: VecDeque::with_capacity(SLOTS),
+            slots,
+            words,
+            weights,
+            tables,
+            caches,
+            feed,
+            lane,
+            comm,
+            device: device.clone(),
+            setup: setup.clone(),
+            spec: spec.clone(),
+            rank: options.rank,
+            making: options.making,
+            step_milliseconds: options.step_milliseconds,
+        })
+    }
+
+    /// Puts a step into the streams.
+    pub fn submit(&mut self, image: &Image) -> Result<()> {
+        self.feed_words(image)?;
+        let mut done = (0, 0, 0);
+        for pass in &image.passes {
+            let last = self.run_layers(image.slot(), pass, None)?;
+            self.run_epilogues(image, pass, last, &mut done)?;
+        }
+        self.read_results(image)
+    }
+
+    /// Waits for the oldest step and takes its results. `keep_waiting` is asked now and then.
+    pub fn collect(&mut self, output: &mut Output, keep_waiting: &dyn Fn() -> bool) -> Result<()> {
+        let flight = self.in_flight.pop_front();
+        let flight = flight.ok_or_else(|| Error::new(Status::State, "no step is in flight"))?;
+        let slot = &self.slots[flight.slot];
+        slot.done.synchronize_while(self.step_milliseconds, keep_waiting)?;
+        self.lane.saw(flight.issued);
+        output.ids.clear();
+        output.values.clear();
+        if self.rank > 0 {
+            return Ok(());
+        }
+        let layout = &self.setup.layout;
+        let (words, _) = slot.output.bytes().as_chunks::<4>();
+        let (logits, hidden, ids) = flight.counts;
+        let values =
+            layout.id_words()..layout.id_words() + logits * layout.logit_words + hidden * layout.hidden_words;
+        output.ids.extend(words[..ids].iter().map(|word| u32::from_ne_bytes(*word)));
+        output.values.extend(words[values].iter().map(|word| f32::from_ne_bytes(*word)));
+        if let Some(comm) = &self.comm {
+            comm.check()?;
+        }
+        Ok(())
+    }
+
+    /// Copies a step's words over, in the stream that runs ahead; the lane waits for them.
+    fn feed_words(&mut self, image: &Image) -> Result<()> {
+        crate::ensure!(
+            self.in_flight.len() < SLOTS,
+            State,
+            "{SLOTS} steps are in flight and none was collected"
+        );
+        let slot = &mut self.slots[image.slot()];
+        let bytes = image.words.len() * 4;
+        let (words, _) = slot.input.bytes_mut().as_chunks_mut::<4>();
+        for (to, from) in words.iter_mut().zip(&image.words) {
+            *to = from.to_ne_bytes();
+        }
+        let at = self.setup.layout.input_at(image.slot()) * 4;
+        // SAFETY: a slot is written again two steps later, when this one was collected; `words` lives as long as the rank,
+        // which waits for its streams before it goes.
+        unsafe { self.words.write_later(at, &slot.input, 0..bytes, &self.feed)? };
+        slot.fed.record(&self.feed)?;
+        self.lane.stream.wait_for(&slot.fed)
+    }
+
+    /// Runs prologue and layers of a pass; which of the two streams of hidden states holds the result. With `tap` each
+    /// layer's result is given to it.
+    fn run_layers(&mut self, slot: usize, pass: &Pass, tap: Option<&mut Tapping<'_>>) -> Result<usize> {
+        let rows = pass.positions.len as i64;
+        let words =
+            Words { device: &self.words, slot: &self.slots[slot], base: self.setup.layout.input_at(slot) };
+        let (hidden, head_dim) = (self.spec.hidden as i64, self.spec.head_dim as i64);
+        let (half, nd) = (self.setup.dtype.acl(), acl::ACL_FORMAT_ND);
+        let x =
+            |which: usize| Tensor::new(Desc::new(half, nd, &[rows, hidden])?, self.tables.x[which].at(0)?);
+        let angles = |buffer: &DeviceBuffer| {
+            Tensor::new(Desc::new(self.tables.cosines.desc.dtype, nd, &[rows, head_dim])?, buffer.at(0)?)
+        };
+        let (cosines, sines) = (angles(&self.tables.pass_cosines)?, angles(&self.tables.pass_sines)?);
+        let mask = match &self.tables.pass_mask {
+            Some(buffer) => {
+                Some(Tensor::new(Desc::new(half, nd, &[rows, self.setup.context as i64])?, buffer.at(0)?)?)
+            }
+            None => None,
+        };
+        let programs = self.passes[pass.kind as usize].as_mut();
+        let programs = programs.ok_or_else(|| Error::new(Status::Internal, "this card has no such pass"))?;
+        let positions = words.tensor(pass.positions)?;
+        let prologue = if pass.index.len > 0 {
+            let carried = programs.carried.as_mut();
+            let program =
+                carried.ok_or_else(|| Error::new(Status::Internal, "this pass carries no tokens"))?;
+            program.inputs()[1] = words.tensor(pass.index)?;
+            program.inputs()[2] = positions;
+            program
+        } else {
+            programs.prologue.inputs()[0] = words.tensor(pass.tokens)?;
+            programs.prologue.inputs()[1] = positions;
+            &mut programs.prologue
+        };
+        let outputs = prologue.outputs();
+        (outputs[0], outputs[1], outputs[2]) = (x(0)?, cosines, sines);
+        if let (PassKind::Chunk, Some(mask)) = (pass.kind, mask) {
+            outputs[3] = mask;
+        }
+        // SAFETY: all tensors lie in memory that the rank keeps until its streams are done, and words on the host stay until
+        // the step was collected.
+        unsafe { prologue.run(&mut self.lane)? };
+
+        let lengths = words.tensor(pass.lengths)?;
+        let slots = words.tensor(pass.slots)?;
+        let contexts = words.tensor(pass.contexts)?;
+        let tables = words.matrix(pass.tables, pass.contexts.len)?;
+        let (layers, mut tell) = match tap {
+            Some(tapping) => (&mut *tapping.layers, Some(&mut *tapping.tell)),
+            None => (&mut programs.layers, None),
+        };
+        let mut from = 0;
+        for (index, program) in layers.iter_mut().enumerate() {
+            let inputs = program.inputs();
+            inputs[Shared::X as usize] = x(from)?;
+            inputs[Shared::COS as usize] = cosines;
+            inputs[Shared::SIN as usize] = sines;
+            inputs[Shared::LENGTHS as usize] = lengths;
+            inputs[Shared::SLOTS as usize] = slots;
+            if pass.kind != PassKind::Prompt {
+                inputs[Shared::TABLES as usize] = tables;
+                inputs[Shared::CONTEXTS as usize] = contexts;
+            }
+            if let (PassKind::Chunk, Some(mask)) = (pass.kind, mask) {
+                inputs[Shared::CHUNK_MASK as usize] = mask;
+            }
+            from = 1 - from;
+            program.outputs()[0] = x(from)?;
+            // SAFETY: as above.
+            unsafe { program.run(&mut self.lane)? };
+            if let Some(tell) = &mut tell {
+                self.lane.synchronize()?;
+                let mut bytes = vec![0; (rows * hidden * 2) as usize];
+                self.tables.x[from].read(0, &mut bytes)?;
+                tell(index, &values(self.setup.dtype, &bytes));
+            }
+        }
+        Ok(from)
+    }
+
+    /// Makes of the last hidden states what is wanted of them.
+    fn run_epilogues(
+        &mut self,
+        image: &Image,
+        pass: &Pass,
+        last: usize,
+        done: &mut (usize, usize, usize),
+    ) -> Result<()> {
+        let (layout, slot) = (&self.setup.layout, image.slot());
+        let words = Words { device: &self.words, slot: &self.slots[slot], base: layout.input_at(slot) };
+        let rows = pass.positions.len as i64;
+        let desc = Desc::new(self.setup.dtype.acl(), acl::ACL_FORMAT_ND, &[rows, self.spec.hidden as i64])?;
+        let x = Tensor::new(desc, self.tables.x[last].at(0)?)?;
+        let output = layout.output_at(slot);
+        let values = output + layout.id_words();
+        let hidden = values + image.counts.0 * layout.logit_words;
+        let wanted = [
+            (pass.logits, acl::ACL_FLOAT, values + done.0 * layout.logit_words, layout.logit_words),
+            (pass.selects, acl::ACL_INT32, output + done.2, 1),
+            (pass.hiddens, acl::ACL_FLOAT, hidden + done.1 * layout.hidden_words, layout.hidden_words),
+        ];
+        for (program, (list, dtype, at, width)) in self.epilogues.iter_mut().zip(wanted) {
+            if list.len == 0 {
+                continue;
+            }
+            program.inputs()[0] = x;
+            program.inputs()[1] = words.tensor(list)?;
+            let desc = Desc::new(dtype, acl::ACL_FORMAT_ND, &[list.len as i64, width as i64])?;
+            program.outputs()[0] = Tensor::new(desc, self.words.at(at * 4)?)?;
+            // SAFETY: as in `run_layers`.
+            unsafe { program.run(&mut self.lane)? };
+        }
+        done.0 += pass.logits.len;
+        done.1 += pass.hiddens.len;
+        done.2 += pass.selects.len;
+        Ok(())
+    }
+
+    /// Copies a step's results to pinned memory, in one piece, and marks its end.
+    fn read_results(&mut self, image: &Image) -> Result<()> {
+        let layout = &self.setup.layout;
+        let (logits, hidden, ids) = image.counts;
+        let values = logits * layout.logit_words + hidden * layout.hidden_words;
+        let from = if ids > 0 { 0 } else { layout.id_words() };
+        let to = if values > 0 { layout.id_words() + values } else { ids };
+        let slot = &mut self.slots[image.slot()];
+        if self.rank == 0 && to > from {
+            let at = (layout.output_at(image.slot()) + from) * 4;
+            // SAFETY: the slot is read when the step was collected and written again after that; `words` lives as long as
+            // the rank, which waits for its streams before it goes.
+            unsafe { self.words.read_later(at, &mut slot.output, from * 4..to * 4, &self.lane.stream)? };
+        }
+        slot.done.record(&self.lane.stream)?;
+        self.in_flight.push_back(Flight {
+            slot: image.slot(),
+            issued: self.lane.issued(),
+            counts: image.counts,
+        });
+        Ok(())
+    }
+
+    /// Runs a step to its end, layer by layer. `tell` gets the pass, the layer, and its rows.
+    pub fn run_tapped(&mut self, image: &Image, tell: &mut dyn FnMut(PassKind, usize, &[f32])) -> Result<()> {
+        self.feed_words(image)?;
+        let mut done = (0, 0, 0);
+        for pass in &image.passes {
+            let options = RankOptions {
+                setup: &self.setup,
+                spec: &self.spec,
+                rank: self.rank,
+                kv_blocks: 0,
+                workspace_bytes: 0,
+                making: self.making,
+                step_milliseconds: self.step_milliseconds,
+                load_milliseconds: 0,
+            };
+            let builder = Builder {
+                device: &self.device,
+                lane: &self.lane,
+                comm: self.comm.as_ref(),
+                options: &options,
+                weights: &self.weights,
+                caches: &self.caches,
+                words: &self.words,
+            };
+            let mut layers = builder.pass(&self.tables, pass.kind, Some(1))?.layers;
+            let mut tell = |layer: usize, rows: &[f32]| tell(pass.kind, layer, rows);
+            let mut tapping = Tapping { layers: &mut layers, tell: &mut tell };
+            let last = self.run_layers(image.slot(), pass, Some(&mut tapping));
+            // The programs may go only when nothing of them runs.
+            self.lane.synchronize()?;
+            self.run_epilogues(image, pass, last?, &mut done)?;
+        }
+        self.read_results(image)
+    }
+
+    /// Bytes of keys and values of one layer's block.
+    fn block_piece(&self) -> usize {
+        self.setup.block_bytes(&self.spec, self.rank) as usize / (2 * self.spec.layers)
+    }
+
+    /// Copies KV blocks, after all steps.
+    pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<()> {
+        let piece = self.block_piece();
+        for &(from, to) in pairs {
+            for cache in self.caches.iter().flatten() {
+                // SAFETY: the cache lives as long as the rank, which waits for its streams before it goes.
+                unsafe {
+                    cache.copy_later(from as usize * piece, to as usize * piece, piece, &self.lane.stream)?
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the content of KV blocks out: `[blocks][layers][keys, values][piece]`.
+    pub fn read_blocks(&mut self, blocks: &[u32], out: &mut [u8]) -> Result<()> {
+        self.lane.synchronize()?;
+        let piece = self.block_piece();
+        let mut pieces = out.chunks_exact_mut(piece);
+        for &block in blocks {
+            for (cache, out) in self.caches.iter().flatten().zip(&mut pieces) {
+                cache.read(block as usize * piece, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The other way.
+    pub fn write_blocks(&mut self, blocks: &[u32], bytes: &[u8]) -> Result<()> {
+        self.lane.synchronize()?;
+        let piece = self.block_piece();
+        let mut pieces = bytes.chunks_exact(piece);
+        for &block in blocks {
+            for (cache, bytes) in self.caches.iter_mut().flatten().zip(&mut pieces) {
+                cache.write(block as usize * piece, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of workspace that ATB has turned out to need.
+    pub fn workspace_bytes(&self) -> usize {
+        self.lane.workspace_bytes()
+    }
+}
+
+impl Drop for Rank {
+    fn drop(&mut self) {
+        // Nothing may go that a stream still works on. Where the device no longer answers, its streams are given up.
+        const AT_END_MILLISECONDS: u32 = 2000;
+        for stream in [&self.feed, &self.lane.stream] {
+            if stream.synchronize(self.step_milliseconds.min(AT_END_MILLISECONDS)).is_err() {
+                stream.give_up();
+            }
+        }
+    }
+}
+
+/// A layer tap, and programs of one layer each.
+struct Tapping<'a> {
+    layers: &'a mut Vec<Program>,
+    tell: &'a mut dyn FnMut(usize, &[f32]),
+}
+
+/// The words of a step, on both sides.
+struct Words<'a> {
+    device: &'a DeviceBuffer,
+    slot: &'a Slot,
+    base: usize,
+}
+
+impl Words<'_> {
+    /// A list as a tensor, with its copy on the host.
+    fn tensor(&self, list: List) -> Result<Tensor> {
+        self.shaped(list, &[list.len as i64])
+    }
+
+    /// A list of lists of equal length.
+    fn matrix(&self, list: List, rows: usize) -> Result<Tensor> {
+        self.shaped(list, &[rows as i64, (list.len / rows.max(1)) as i64])
+    }
+
+    fn shaped(&self, list: List, dims: &[i64]) -> Result<Tensor> {
+        let desc = Desc::new(acl::ACL_INT32, acl::ACL_FORMAT_ND, dims)?;
+        let host = self.slot.input.bytes()[list.at * 4..].as_ptr().cast_mut().cast();
+        Ok(Tensor::new(desc, self.device.at((self.base + list.at) * 4)?)?.with_host(host))
+    }
+}
+
+/// Makes programs and gives them the tensors that stay.
+struct Builder<'a> {
+    device: &'a Device,
+    lane: &'a Lane,
+    comm: Option<&'a Comm>,
+    options: &'a RankOptions<'a>,
+    weights: &'a RankWeights,
+    caches: &'a [[DeviceBuffer; 2]],
+    words: &'a DeviceBuffer,
+}
+
+impl Builder<'_> {
+    fn decoder(&self) -> Decoder<'_> {
+        let RankOptions { setup, spec, rank, .. } = *self.options;
+        Decoder {
+            context: &self.lane.context,
+            facts: setup.facts,
+            spec,
+            part: &setup.parts[rank],
+            dtype: setup.dtype,
+            comm: self.comm,
+            qkv_bias: setup.biases.0,
+            output_bias: setup.biases.1,
+        }
+    }
+
+    fn program(&self, draft: super::draft::Draft) -> Result<Program> {
+        Program::new(&self.lane.context, self.device, draft, self.options.making)
+    }
+
+    /// The programs of a pass, with as many layers a graph as is usual, or `layers`.
+    fn pass(&self, tables: &Tables, kind: PassKind, layers: Option<usize>) -> Result<PassPrograms> {
+        let decoder = self.decoder();
+        let (setup, spec) = (self.options.setup, self.options.spec);
+        let mut prologue = self.program(decoder.prologue(kind, false)?)?;
+        let stay = [self.weights.embedding, tables.cosines, tables.sines];
+        prologue.inputs()[2..5].copy_from_slice(&stay);
+        if let (PassKind::Chunk, Some(mask)) = (kind, tables.chunk_mask) {
+            prologue.inputs()[5] = mask;
+        }
+        let carried = if kind == PassKind::Token {
+            let mut carried = self.program(decoder.prologue(kind, true)?)?;
+            let block = [setup.layout.words() as i64, 1];
+            let block = Desc::new(acl::ACL_INT32, acl::ACL_FORMAT_ND, &block)?;
+            carried.inputs()[0] = Tensor::new(block, self.words.at(0)?)?;
+            carried.inputs()[3..6].copy_from_slice(&stay);
+            Some(carried)
+        } else {
+            None
+        };
+        let shared = Shared::count(kind) as usize;
+        let inputs = decoder.layer_inputs();
+        let step = layers.unwrap_or_else(|| setup.layers_of_graph(spec.layers, kind, inputs, shared));
+        let mut programs = Vec::new();
+        for first in (0..spec.layers).step_by(step.max(1)) {
+            let last = (first + step).min(spec.layers);
+            let mut program = self.program(decoder.layers(kind, last - first)?)?;
+            for (index, layer) in (first..last).enumerate() {
+                let at = shared + index * inputs;
+                let weights = &self.weights.layers[layer];
+                program.inputs()[at..at + weights.len()].copy_from_slice(weights);
+                for (which, tensor) in
+                    program.inputs()[at + weights.len()..at + inputs].iter_mut().enumerate()
+                {
+                    *tensor = self.cache(layer, which)?;
+                }
+            }
+            if kind == PassKind::Prompt {
+                program.inputs()[Shared::PROMPT_MASK as usize] = tables.prompt_mask;
+            }
+            programs.push(program);
+        }
+        Ok(PassPrograms { prologue, carried, layers: programs })
+    }
+
+    fn epilogue(&self, what: Epilogue) -> Result<Program> {
+        let mut program = self.program(self.decoder().epilogue(what)?)?;
+        program.inputs()[2] = self.weights.final_norm;
+        if what != Epilogue::Hidden {
+            program.inputs()[3] = self.weights.head;
+        }
+        Ok(program)
+    }
+
+    /// Keys (0) or values (1) of a layer: `[blocks, tokens, heads, D]`, in tiles `[blocks, heads·D / 16, tokens, 16]`.
+    fn cache(&self, layer: usize, which: usize) -> Result<Tensor> {
+        let RankOptions { setup, spec, rank, .. } = *self.options;
+        let part = &setup.parts[rank];
+        let buffer = &self.caches[layer][which];
+        let piece = setup.block_bytes(spec, rank) as usize / (2 * spec.layers);
+        let (blocks, tokens) = ((buffer.len() / piece) as i64, setup.block_tokens as i64);
+        let (format, dims) = if setup.facts.tiled {
+            (acl::ACL_FORMAT_FRACTAL_NZ, [blocks, part.kv_width() as i64 / 16, tokens, 16])
+        } else {
+            (acl::ACL_FORMAT_ND, [blocks, tokens, part.kv_heads.len() as i64, spec.head_dim as i64])
+        };
+        Tensor::new(Desc::new(setup.dtype.acl(), format, &dims)?, buffer.at(0)?)
+    }
+}
+
+impl Tables {
+    fn new(
+        device: &Device,
+        uploader: &mut Uploader<'_>,
+        setup: &Setup,
+        spec: &DecoderSpec,
+    ) -> Result<Tables> {
+        let mut buffers = Vec::new();
+        let result = Self::bring(&mut buffers, device, uploader, setup, spec);
+        let finished = uploader.finish();
+        let (cosines, sines, prompt_mask, chunk_mask) = result?;
+        finished?;
+        let rows = setup.layout.rows;
+        let angle = super::atb::element_bytes(cosines.desc.dtype)? as usize;
+        let buffer = |bytes| DeviceBuffer::new(device, bytes);
+        let pass_mask = match chunk_mask {
+            Some(_) => Some(buffer(rows * setup.context * 2)?),
+            None => None,
+        };
+        Ok(Tables {
+            cosines,
+            sines,
+            prompt_mask,
+            chunk_mask,
+            x: [buffer(rows * spec.hidden * 2)?, buffer(rows * spec.hidden * 2)?],
+            pass_cosines: buffer(rows * spec.head_dim * angle)?,
+            pass_sines: buffer(rows * spec.head_dim * angle)?,
+            pass_mask,
+            _buffers: buffers,
+        })
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn bring(
+        buffers: &mut Vec<DeviceBuffer>,
+        device: &Device,
+        uploader: &mut Uploader<'_>,
+        setup: &Setup,
+        spec: &DecoderSpec,
+    ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
+        let nd = acl::ACL_FORMAT_ND;
+        let mut take = |bytes: u64| -> Result<usize> {
+            buffers.push(DeviceBuffer::new(device, bytes as usize)?);
+            Ok(buffers.len() - 1)
+        };
+        let angle = if setup.dtype == HalfType::F16 { acl::ACL_FLOAT } else { acl::ACL_BF16 };
+        let angles = Desc::new(angle, nd, &[setup.context as i64, spec.head_dim as i64])?;
+        let side = setup.prompt_mask_side();
+        let mask = if setup.facts.tiled {
+            let tiles = [1, (side / 16) as i64, side as i64, 16];
+            Desc::new(setup.dtype.acl(), acl::ACL_FORMAT_FRACTAL_NZ, &tiles)?
+        } else {
+            Desc::new(setup.dtype.acl(), nd, &[side as i64, side as i64])?
+        };
+        let context = setup.context as i64;
+        let over_cache = Desc::new(setup.dtype.acl(), nd, &[context, context])?;
+        let places = [take(angles.bytes()?)?, take(angles.bytes()?)?, take(mask.bytes()?)?];
+        let chunk = if setup.prefill_over_cache { Some(take(over_cache.bytes()?)?) } else { None };
+        uploader.angles(spec, setup.context, setup.dtype, true, &buffers[places[0]])?;
+        uploader.angles(spec, setup.context, setup.dtype, false, &buffers[places[1]])?;
+        let binary = setup.facts.high_precision_attention;
+        uploader.prompt_mask(side, setup.facts.tiled, binary, setup.dtype, &buffers[places[2]])?;
+        let mut chunk_mask = None;
+        if let Some(place) = chunk {
+            uploader.chunk_mask(setup.context, setup.dtype, &buffers[place])?;
+            chunk_mask = Some(Tensor::new(over_cache, buffers[place].at(0)?)?);
+        }
+        let tensor = |desc, place: usize| Tensor::new(desc, buffers[place].at(0)?);
+        Ok((tensor(angles, places[0])?, tensor(angles, places[1])?, tensor(mask, places[2])?, chunk_mask))
+    }
+}
+
+/// The numbers of 16-bit elements.
+fn values(dtype: HalfType, bytes: &[u8]) -> Vec<f32> {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    pairs.iter().map(|pair| dtype.value(u16::from_ne_bytes(*pair))).collect()
+}
