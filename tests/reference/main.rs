@@ -6,5 +6,7 @@ mod data;
 
 mod golden;
 mod quality;
+#[path = "../support/quality.rs"]
+mod shared_quality;
 mod smollm2;
 mod tiny;

@@ -66,8 +66,8 @@ constants! {
     ACL_ERROR_REPEAT_INITIALIZE: aclError = 100_002;
     /// A wait for an event ended before it was reached.
     [newer] ACL_ERROR_RT_WAIT_TIMEOUT: aclError = 107_019;
-    /// A wait for a stream ended before its work did.
-    [newer] ACL_ERROR_RT_STREAM_SYNC_TIMEOUT: aclError = 507_046;
+    /// The same, of the functions with a limit.
+    [newer] ACL_ERROR_RT_EVENT_SYNC_TIMEOUT: aclError = 507_047;
     /// A stub library of the toolkit answered: it is made to link against, not to run.
     ACL_ERROR_COMPILING_STUB_MODE: aclError = 100_039;
 

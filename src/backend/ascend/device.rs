@@ -277,7 +277,7 @@ impl Event {
         };
         // SAFETY: the event is alive.
         match unsafe { function(self.event, milliseconds as i32) } {
-            acl::ACL_ERROR_RT_WAIT_TIMEOUT | acl::ACL_ERROR_RT_STREAM_SYNC_TIMEOUT => Ok(false),
+            acl::ACL_ERROR_RT_WAIT_TIMEOUT | acl::ACL_ERROR_RT_EVENT_SYNC_TIMEOUT => Ok(false),
             code => acl.check("aclrtSynchronizeEventWithTimeout", code).map(|()| true),
         }
     }

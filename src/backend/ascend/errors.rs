@@ -78,6 +78,7 @@ pub const ACL_CODES: &[Code] = &[
     lost(507_034, "ACL_ERROR_RT_VECTOR_CORE_TIMEOUT"),
     lost(507_035, "ACL_ERROR_RT_VECTOR_CORE_EXCEPTION"),
     newer(507_046, "ACL_ERROR_RT_STREAM_SYNC_TIMEOUT", Status::Device),
+    newer(507_047, "ACL_ERROR_RT_EVENT_SYNC_TIMEOUT", Status::Device),
     lost(507_053, "ACL_ERROR_RT_DEVICE_MEM_ERROR"),
 ];
 

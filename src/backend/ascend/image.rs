@@ -14,6 +14,8 @@ use std::ops::Range;
 
 /// Lists begin at multiples of so many words: 512 bytes, as CANN's own allocator would lay them.
 pub const LIST_WORDS: usize = 128;
+/// The ids of each pass begin at multiples of so many words: 32 bytes, the least that a tensor is aligned to.
+pub const ID_WORDS: usize = 8;
 /// Steps whose words and results the device holds.
 pub const SLOTS: usize = 2;
 
@@ -71,7 +73,7 @@ impl ImageLayout {
 
     /// Words of the ids that a step selects.
     pub fn id_words(&self) -> usize {
-        self.logit_rows.next_multiple_of(LIST_WORDS)
+        (self.logit_rows + PassKind::ALL.len() * ID_WORDS).next_multiple_of(LIST_WORDS)
     }
 
     /// Words of a step's results: ids, then logits, then hidden states, each as many as there are.
@@ -161,7 +163,7 @@ pub struct Image {
     pub passes: Vec<Pass>,
     /// For each wanted row of the step, its result.
     pub places: Vec<Place>,
-    /// Numbers of results: logits, hidden states, ids.
+    /// Numbers of results: logits, hidden states, ids with the gaps between those of two passes.
     pub counts: (usize, usize, usize),
     /// For each row of the step, its pass and its row there.
     pub rows: Vec<(PassKind, usize)>,
@@ -201,6 +203,14 @@ impl Image {
         self.counts = (0, 0, 0);
         self.rows.clear();
         self.rows.resize(step.tokens.len(), (PassKind::Prompt, 0));
+        let mut next = [0; PassKind::ALL.len()];
+        for sequence in step.sequences {
+            let kind = PassKind::of(sequence);
+            for row in sequence.first_row..sequence.first_row + sequence.rows {
+                self.rows[row] = (kind, next[kind as usize]);
+                next[kind as usize] += 1;
+            }
+        }
         self.places.resize(step.wanted.len(), Place::Logits(0));
         for kind in PassKind::ALL {
             if step.sequences.iter().any(|sequence| PassKind::of(sequence) == kind) {
@@ -226,9 +236,6 @@ impl Image {
     ) -> Result<()> {
         let of_kind = || step.sequences.iter().filter(move |s| PassKind::of(s) == kind);
         let rows = || of_kind().flat_map(|s| s.first_row..s.first_row + s.rows);
-        for (in_pass, row) in rows().enumerate() {
-            self.rows[row] = (kind, in_pass);
-        }
         let tokens = self.list(rows().map(|row| step.tokens[row] as i32));
         let positions = self.list(rows().map(|row| step.positions[row] as i32));
         let slots = self.list(rows().map(|row| step.slots[row] as i32));
@@ -294,6 +301,9 @@ impl Image {
     fn wanted(&mut self, wanted: &[WantedRow], kind: PassKind, want: Want) -> List {
         self.begin_list();
         let at = self.words.len();
+        if want == Want::Select {
+            self.counts.2 = self.counts.2.next_multiple_of(ID_WORDS);
+        }
         for (index, w) in wanted.iter().enumerate().filter(|(_, w)| w.want == want) {
             let (of_kind, row) = self.rows[w.row];
             if of_kind != kind {

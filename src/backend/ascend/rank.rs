@@ -11,7 +11,7 @@ use super::comm::Comm;
 use super::decoder::{Decoder, Epilogue, Shared};
 use super::device::{Device, Event, Stream};
 use super::form::HalfType;
-use super::image::{Image, List, Pass, PassKind, SLOTS};
+use super::image::{ID_WORDS, Image, List, Pass, PassKind, SLOTS};
 use super::memory::{DeviceBuffer, PinnedBuffer};
 use super::plan::{STAGING_BYTES, Setup};
 use super::program::{Lane, Making, Program};
@@ -351,6 +351,7 @@ impl Rank {
         let output = layout.output_at(slot);
         let values = output + layout.id_words();
         let hidden = values + image.counts.0 * layout.logit_words;
+        done.2 = done.2.next_multiple_of(ID_WORDS);
         let wanted = [
             (pass.logits, acl::ACL_FLOAT, values + done.0 * layout.logit_words, layout.logit_words),
             (pass.selects, acl::ACL_INT32, output + done.2, 1),
