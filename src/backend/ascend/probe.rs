@@ -90,9 +90,13 @@ pub fn memory_of(cann: &Cann) -> Result<(usize, usize)> {
         let code = unsafe { (cann.acl.aclrtGetMemInfo)(kind, &mut free, &mut total) };
         cann.acl.check("aclrtGetMemInfo", code).map(|()| (free, total))
     };
-    match ask(ACL_HBM_MEM) {
-        Ok((free, total)) if total > 0 => Ok((free, total)),
-        _ => ask(ACL_DDR_MEM),
+    let first = ask(ACL_HBM_MEM);
+    match (&first, ask(ACL_DDR_MEM)) {
+        (Ok((_, total)), _) if *total > 0 => first,
+        // A chip without HBM may answer with a failure or with nothing; one with it has no DDR of its own.
+        (_, Ok((free, total))) if total > 0 => Ok((free, total)),
+        (Ok(_), second) => second,
+        (Err(_), _) => first,
     }
 }
 
