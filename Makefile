@@ -8,7 +8,9 @@ CARGO ?= cargo
 # a question to it.
 MODEL ?=
 PROMPT ?=
-TOKENS ?= 200
+TOKENS ?=
+# Empty: an NPU where one works, else the CPU; npu-sim: the simulator of one.
+DEVICE ?=
 
 -include pkgconfig/install.mk
 
@@ -19,13 +21,14 @@ help: ## this list
 		| awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  make demo PROMPT="…"           asks the small model something else'
+	@echo '  make demo DEVICE=npu-sim       the same on the simulator of an Ascend NPU'
 	@echo '  make demo MODEL=… PROMPT="…"   continues a text with a model of yours (a directory or a .gguf)'
 
 build: ## the library and the program, optimised, in target/release
 	$(CARGO) build --release
 
 demo: ## a C program, linked to the library, streams the answer of a small real model
-	@MODEL='$(subst ','\'',$(MODEL))' PROMPT='$(subst ','\'',$(PROMPT))' TOKENS='$(TOKENS)' MAKE='$(MAKE)' CARGO='$(CARGO)' \
+	@MODEL='$(subst ','\'',$(MODEL))' PROMPT='$(subst ','\'',$(PROMPT))' TOKENS='$(TOKENS)' DEVICE='$(DEVICE)' MAKE='$(MAKE)' CARGO='$(CARGO)' \
 		tests/demo/demo.sh
 
 test: ## sets up what the tests need and runs all of them

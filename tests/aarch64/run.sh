@@ -105,6 +105,24 @@ for abi in 0 1; do
 done
 tests max --lib backend::ascend
 
+# The lists of a step, the graphs and the numbers, on both cards; what takes time is the emulator.
+make --no-print-directory -C tests/cann-sim CXX=$tools-g++ CXXFLAGS=-O1 OUT="$PWD/target/tmp/cann-sim/$tools-g++"
+simulator=$PWD/target/tmp/cann-sim/$tools-g++
+for soc in Ascend910B3 Ascend310P3; do
+    answers=()
+    for device in cpu npu:0; do
+        answers+=("$(QEMU_CPU=max qemu-aarch64-static \
+            -E LD_LIBRARY_PATH="$simulator/lib64:$simulator/atb/cxx_abi_1/lib" \
+            -E ATB_HOME_PATH="$simulator/atb/cxx_abi_1" -E ASCEND_HOME_PATH="$simulator" \
+            -E AQUILA_ASCEND_SHIM="$stage/lib/aquila" -E AQUILA_SIM_SOC=$soc -E AQUILA_SIM_MEMORY=1000000000 \
+            $build/aquila run "$model" "the river" -q -n 6 --device $device)")
+    done
+    if [ -z "${answers[0]}" ] || [ "${answers[0]}" != "${answers[1]}" ]; then
+        printf '%s: "%s" on the CPU, "%s" on the simulated NPU\n' $soc "${answers[@]}" >&2
+        exit 1
+    fi
+done
+
 step "the program takes the level that the CPU has, and lowers it on demand"
 for case in max::dotprod neoverse-n1::dotprod cortex-a72::neon max:neon:neon cortex-a72:dotprod:neon max:scalar:scalar; do
     IFS=: read -r cpu wanted level <<<"$case"

@@ -8,6 +8,9 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
+/// What is said of a device that is found fit: the next complaint is the model's.
+const FOUND_FIT: &str = "/nowhere";
+
 /// Asks for a device and gives the exit code and the message. The device is looked at before the model, so none is
 /// needed.
 fn asked(command: &mut Command, arguments: &[&str]) -> (i32, String) {
@@ -68,7 +71,7 @@ fn stub_libraries_are_recognised() {
 #[test]
 fn a_host_that_uses_acl_itself_is_no_failure() {
     let install = Install::new("twice").with_toolkit(Toolkit { init: 100_002, ..TOOLKIT }).with_atb(ATB);
-    has(&message(&install, 1, &[]), 1, &["no executor"]);
+    has(&message(&install, 1, &[]), 1, &[FOUND_FIT]);
 }
 
 #[test]
@@ -80,7 +83,7 @@ fn an_old_atb_is_refused_with_what_to_upgrade() {
     // Without the file it is asked itself; if it says nothing it is not trusted.
     let install = Install::new("own-word").with_toolkit(TOOLKIT);
     let install = install.with_atb(Atb { file: "", word: "ATB 8.3.RC1 of today", ..ATB });
-    has(&message(&install, 1, &[]), 1, &["no executor"]);
+    has(&message(&install, 1, &[]), 1, &[FOUND_FIT]);
     for (word, complaint) in [("7.0.0", "by its own word"), ("", "version is not to be told")] {
         let install = Install::new("no-word").with_toolkit(TOOLKIT).with_atb(Atb { file: "", word, ..ATB });
         has(&message(&install, 1, &[]), 1, &[complaint, "8.0.0"]);
@@ -111,7 +114,7 @@ fn atb_needs_its_variable() {
 fn both_abis_are_opened_each_with_its_own_shim() {
     for abi in [0, 1] {
         let install = Install::new(&format!("abi{abi}")).with_toolkit(TOOLKIT).with_atb(Atb { abi, ..ATB });
-        has(&message(&install, abi, &[]), 1, &["npu:0", "no executor"]);
+        has(&message(&install, abi, &[]), 1, &[FOUND_FIT]);
         let found = doctor(install.aquila().env("ATB_HOME_PATH", install.atb_home(abi)));
         assert!(finding(&found, "C++ ABI").starts_with(&abi.to_string()), "{found}");
     }
@@ -146,13 +149,13 @@ fn devices_and_types_are_checked_before_a_model_is_read() {
     has(&on("npu:2"), 2, &["npu:2", "no such device", "sees 2, npu:0 to npu:1"]);
     has(&on("npu:0,0"), 2, &["stands twice"]);
     has(&on("npu:x"), 2, &["npu:x", "npu:0,1"]);
-    has(&on("npu:0,1"), 1, &["no executor"]);
-    has(&message(&install, 1, &["--dtype", "bf16"]), 1, &["no executor"]);
+    has(&on("npu:0,1"), 1, &[FOUND_FIT]);
+    has(&message(&install, 1, &["--dtype", "bf16"]), 1, &[FOUND_FIT]);
 
     let install = Install::new("310p").with_toolkit(Toolkit { soc: "Ascend310P3", ..TOOLKIT }).with_atb(ATB);
     has(&message(&install, 1, &["--dtype", "bf16"]), 1, &["dtype", "Ascend310P3", "no bf16", "f16"]);
     has(&message(&install, 1, &["--kv-dtype", "bf16"]), 1, &["kv_dtype", "no bf16"]);
-    has(&message(&install, 1, &["--dtype", "f16"]), 1, &["no executor"]);
+    has(&message(&install, 1, &["--dtype", "f16"]), 1, &[FOUND_FIT]);
 
     let install = Install::new("910a").with_toolkit(Toolkit { soc: "Ascend910A", ..TOOLKIT }).with_atb(ATB);
     has(&message(&install, 1, &[]), 1, &["Ascend910A", "Ascend310P"]);
@@ -175,30 +178,31 @@ fn for_the_cpu_nothing_is_opened() {
     assert!(trace.exists());
 }
 
-/// "auto" is the CPU for now; the log says so, and why.
+/// "auto" takes an NPU where one works; the log says which device it was, and why.
 #[test]
 fn auto_says_which_device_it_took_and_why() {
     let model = TempDir::new();
     TinyModel::default().write_dir(model.path());
-    let log = |install: &Install, device: &str| {
+    let log = |install: &Install, device: &str, more: &[&str]| {
         let mut command = install.aquila();
         command.env("ATB_HOME_PATH", install.atb_home(1)).arg("run").arg(model.path());
-        let output = finish(command.args(["a", "-v", "-n", "1", "--device", device]));
+        let output = finish(command.args(["a", "-v", "-n", "1", "--device", device]).args(more));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         said
     };
     let nothing = Install::new("auto-nothing");
-    let said = log(&nothing, "auto");
+    let said = log(&nothing, "auto", &[]);
     assert!(
         said.contains("device auto: the CPU, because no NPU can be used: CANN: libascendcl.so"),
         "{said}"
     );
     let there = Install::new("auto").with_toolkit(TOOLKIT).with_atb(ATB);
-    let said = log(&there, "auto");
-    assert!(said.contains("device auto: the CPU") && said.contains("no executor"), "{said}");
+    // Types that only the CPU has are the CPU's.
+    let said = log(&there, "auto", &["--dtype", "q8"]);
+    assert!(said.contains("device auto: the CPU") && said.contains("f16 or bf16"), "{said}");
     assert!(said.contains("npu:0: Ascend910B3, 20480 of 24576 MiB free"), "{said}");
-    let said = log(&there, "cpu");
+    let said = log(&there, "cpu", &[]);
     assert!(!said.contains("NPU") && !said.contains("CANN"), "{said}");
 }
 

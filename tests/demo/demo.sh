@@ -52,7 +52,24 @@ libdir=$(PKG_CONFIG_PATH=$pc pkg-config --variable=libdir aquila)
 gcc -O2 -Wall -o "$OUT/stream" examples-c/stream.c "${flags[@]}" "-Wl,-rpath,$libdir"
 echo "gcc examples-c/stream.c \$(pkg-config --cflags --libs aquila)"
 
+if [ "${DEVICE:-}" = npu-sim ]; then
+    say "a simulator of an Ascend NPU: slow, and a test double, not a card"
+    "${MAKE:-make}" --no-print-directory cann-sim
+    # As one sources CANN's own; the C program asks for no device, and so gets an NPU where one is.
+    # shellcheck disable=SC1091
+    source target/cann-sim/set_env.sh
+    export MAX_SEQ_LEN=${MAX_SEQ_LEN:-512} AQUILA_SIM_TRACE=$PWD/$OUT/npu-sim.trace
+    "$stage/bin/aquila" info "$model" --device npu:0 | grep -E '^ *(device|npu|arithmetic|prompts)'
+    TOKENS=${TOKENS:-40}
+elif [ -n "${DEVICE:-}" ]; then
+    echo "DEVICE: expected nothing (an NPU where one works, else the CPU) or npu-sim, found $DEVICE" >&2
+    exit 2
+fi
+
 say "$question"
 "$OUT/stream" "$model" "$prompt" "${TOKENS:-200}"
 echo
+if [ "${DEVICE:-}" = npu-sim ]; then
+    echo "(calls of CANN, in $OUT/npu-sim.trace: $(grep -c ' Execute ' "$OUT/npu-sim.trace") graphs executed)"
+fi
 [ -z "${nonsense:-}" ] || echo "(Random weights: this text means nothing. With a network, make demo answers.)"
