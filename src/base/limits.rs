@@ -33,6 +33,14 @@ pub const GGUF_NAME_MAX: u64 = 65535;
 pub const GGUF_ALIGNMENT_MAX: u64 = 2 << 20;
 /// Longest GGUF string (a chat template, not a book).
 pub const GGUF_STRING_MAX: u64 = 16 << 20;
+/// Longest pickle of a torch checkpoint: that of Aquila2-34B has 200 KB.
+pub const PICKLE_BYTES_MAX: u64 = 16 << 20;
+/// Most values of a pickle, each of 16 bytes: a tensor takes about 60 with its place in the memo, Aquila2-34B 30,000.
+pub const PICKLE_VALUES_MAX: usize = 1 << 20;
+/// Longest name of a class or function in a pickle.
+pub const PICKLE_NAME_MAX: usize = 255;
+/// Most entries of a torch checkpoint's zip archive: a storage a tensor, and the few of torch's own.
+pub const ZIP_ENTRIES_MAX: u64 = TENSORS_MAX as u64 + 64;
 /// Most tokens in one executor step.
 pub const STEP_TOKENS_MAX: usize = 512;
 /// Most sequences decoded in one step.

@@ -1,5 +1,6 @@
 //! A range of bytes with a shared owner: a part of a mapped file, or of memory that was read.
 
+use crate::base::buffer::Buffer;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -48,6 +49,18 @@ impl Deref for Region {
 impl From<Vec<u8>> for Region {
     fn from(bytes: Vec<u8>) -> Self {
         Region::new(Arc::new(bytes), false)
+    }
+}
+
+impl From<Buffer<u8>> for Region {
+    fn from(bytes: Buffer<u8>) -> Self {
+        struct Owned(Buffer<u8>);
+        impl AsRef<[u8]> for Owned {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        Region::new(Arc::new(Owned(bytes)), false)
     }
 }
 

@@ -167,7 +167,7 @@ impl SourceFile {
             Bytes::File(_) => {
                 let mut buffer = Buffer::<u8>::zeroed(len, &format!("copy of {}", self.path.display()))?;
                 self.read_at(0, &mut buffer)?;
-                Ok(Region::new(Arc::new(Copied(buffer)), false))
+                Ok(buffer.into())
             }
         }
     }
@@ -196,15 +196,6 @@ fn map(file: &File, len: usize) -> io::Result<memmap2::Mmap> {
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     Ok(map)
-}
-
-/// A whole file in anonymous memory.
-struct Copied(Buffer<u8>);
-
-impl AsRef<[u8]> for Copied {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// Fills `out` with as many reads as it takes: an interrupted or short read goes on where it stopped.

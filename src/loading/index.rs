@@ -1,10 +1,9 @@
-//! `model.safetensors.index.json`: which shard holds which tensor.
+//! `model.safetensors.index.json` and `pytorch_model.bin.index.json`: which shard holds which tensor.
 
 use crate::base::error::{Result, Status};
 use crate::base::limits;
 use crate::loading::file::SourceFile;
 use crate::loading::json::{self, Entries, clip};
-use crate::loading::safetensors;
 use crate::loading::tensor::Named;
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -15,12 +14,17 @@ struct Index {
     weight_map: Entries<String>,
 }
 
-/// Reads the index of `dir` and the headers of all shards that it names, in the order of their names.
+/// Reads the index of `dir` and the headers of all shards that it names, in the order of their names, each by
+/// `read_header`.
 ///
 /// A shard that is missing and a tensor that is not in its shard are `Format`. Tensors that the index
 /// does not name are kept. `metadata.total_size` is not looked at: writers disagree about it, and the
 /// shards' own headers are checked to the byte.
-pub fn read(dir: &Path, index_name: &str) -> Result<Vec<(SourceFile, Named)>> {
+pub fn read(
+    dir: &Path,
+    index_name: &str,
+    mut read_header: impl FnMut(&SourceFile) -> Result<Named>,
+) -> Result<Vec<(SourceFile, Named)>> {
     let file = SourceFile::open(&dir.join(index_name))?;
     let map = parse(index_name, &file.read_all(limits::INDEX_BYTES_MAX)?)?;
     let mut shards: Vec<&str> = map.iter().map(|(_, shard)| shard.as_str()).collect();
@@ -42,7 +46,7 @@ pub fn read(dir: &Path, index_name: &str) -> Result<Vec<(SourceFile, Named)>> {
             }
             error
         })?;
-        let named = safetensors::read(&source)?;
+        let named = read_header(&source)?;
         parts.push((source, named));
     }
     check_places(index_name, &map, &parts)?;

@@ -4,6 +4,7 @@
 //! exist before anything is sized by it, and what is left over or said twice is an error. What comes
 //! out are [`tensor::TensorTable`]s: names, shapes and types whose ranges lie inside their file.
 
+mod cursor;
 pub mod file;
 pub mod gguf;
 pub mod index;
@@ -12,5 +13,7 @@ pub mod packed;
 pub mod quant;
 pub mod safetensors;
 pub mod session_file;
+mod strided;
 pub mod tensor;
 pub mod tokenizer_files;
+pub mod torch_bin;

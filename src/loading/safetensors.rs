@@ -98,7 +98,7 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
 }
 
 /// What a file of another kind is, from its first bytes. Only for those that are no length of a header.
-fn sniff(start: &[u8; 8]) -> Option<&'static str> {
+pub(super) fn sniff(start: &[u8; 8]) -> Option<&'static str> {
     let text = start.trim_ascii_start();
     match start {
         _ if text.starts_with(b"<") => Some("an HTML or XML page (a failed download?)"),
@@ -129,7 +129,7 @@ fn place(file: &str, name: String, info: Info, data_start: u64) -> Result<(Strin
     );
     let range = checked::add(start, data_start, "offset").map_err(|e| e.at(what()))?
         ..checked::add(end, data_start, "offset").map_err(|e| e.at(what()))?;
-    Ok((name, StoredTensor { dtype: stored_type(info.dtype), shape, range }))
+    Ok((name, StoredTensor { dtype: stored_type(info.dtype), shape, range, strides: None }))
 }
 
 fn stored_type(dtype: Dtype) -> StoredType {

@@ -8,6 +8,7 @@ use crate::loading::packed::Store;
 use crate::loading::safetensors;
 use crate::loading::tensor::{Named, StoredType, TensorTable};
 use crate::loading::tokenizer_files::TokenizerFiles;
+use crate::loading::torch_bin;
 use crate::model::assemble;
 use crate::model::config::{self, ModelConfig, TokenIds};
 use crate::model::gguf_config;
@@ -25,6 +26,10 @@ const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const TORCH_WEIGHTS: &str = "pytorch_model.bin";
+const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
+/// With these a shard of torch begins and ends.
+const TORCH_SHARD: (&str, &str) = ("pytorch_model", ".bin");
 /// Entries of a directory that are looked at.
 const LISTING_MAX: usize = 10_000;
 
@@ -59,7 +64,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, a `.safetensors` file beside its config.json, or a GGUF file.
+    /// Opens a Hugging Face directory, a `.safetensors` or torch `.bin` file beside its config.json, or a GGUF file.
     ///
     /// Only headers are read; the weights are mapped, or with `no_mmap` copied into private memory (so
     /// plan without it first). `NotFound` where there is no such path; `Format` and `Unsupported` name
@@ -76,22 +81,20 @@ impl Checkpoint {
         if start.starts_with(&gguf::MAGIC) {
             return open_gguf(source, no_mmap);
         }
-        if start.starts_with(b"PK\x03\x04") {
-            crate::bail!(Unsupported, "{}: {}", path.display(), TORCH);
-        }
         let is_safetensors = start.ends_with(b"{") || path.extension().is_some_and(|e| e == "safetensors");
+        // The length of a safetensors header may look like the beginning of a pickle.
+        let is_torch = !is_safetensors && torch_bin::is_start(&start);
         crate::ensure!(
-            is_safetensors,
+            is_torch || is_safetensors,
             Format,
-            "{}: expected a model directory, a GGUF file or a safetensors file, found neither: it begins \
-             with {:?}",
+            "{}: expected a model directory, a GGUF file, a safetensors file or one of torch, found neither: it \
+             begins with {:?}",
             path.display(),
             String::from_utf8_lossy(start.get(..seen.min(8)).unwrap_or_default())
         );
         let dir = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-        let named = safetensors::read(&source)?;
-        let place = source.name();
-        finish_directory(dir, vec![(source, named)], &place, no_mmap)
+        let header = if is_torch { Header::Torch } else { Header::Safetensors };
+        finish_directory(dir, Shards::one(source, header)?, no_mmap)
     }
 
     /// Refuses NaN and infinity in any weight: `Format` naming file, tensor and the first element.
@@ -140,9 +143,88 @@ impl Checkpoint {
     }
 }
 
-/// What to do with a torch checkpoint.
-const TORCH: &str = "torch checkpoints (pytorch_model*.bin) are not supported yet; convert it to \
-                     safetensors (save_pretrained with safe_serialization=True)";
+/// What reads the header of a shard.
+#[derive(Clone, Copy)]
+enum Header {
+    Safetensors,
+    Torch,
+}
+
+impl Header {
+    /// The tensors of a shard, and the name of its format.
+    fn read(self, source: &SourceFile) -> Result<(Named, String)> {
+        match self {
+            Header::Safetensors => Ok((safetensors::read(source)?, "safetensors".into())),
+            Header::Torch => {
+                let file = torch_bin::read(source)?;
+                let format = file.to_string();
+                Ok((file.tensors, format))
+            }
+        }
+    }
+}
+
+/// The files that hold the weights of a Hugging Face directory.
+struct Shards {
+    parts: Vec<(SourceFile, Named)>,
+    /// Of the first of them.
+    format: String,
+    /// The file that a missing tensor is missing from.
+    place: String,
+}
+
+impl Shards {
+    fn one(source: SourceFile, header: Header) -> Result<Shards> {
+        let (named, format) = header.read(&source)?;
+        let place = source.name();
+        Ok(Shards { parts: vec![(source, named)], format, place })
+    }
+
+    fn indexed(dir: &Path, name: &str, header: Header) -> Result<Shards> {
+        let mut format = None;
+        let parts = index::read(dir, name, |source| {
+            let (named, found) = header.read(source)?;
+            format.get_or_insert(found);
+            Ok(named)
+        })?;
+        let format = format!("{}, {} shards", format.unwrap_or_default(), parts.len());
+        Ok(Shards { parts, format, place: name.into() })
+    }
+
+    /// The weights beside a config.json, in the order in which Hugging Face looks for them; `None` where there are
+    /// none. Without an index a single file of another name will do.
+    fn find(dir: &Path, names: &[String]) -> Result<Option<Shards>> {
+        let has = |name: &str| names.iter().any(|n| n == name);
+        let one = |name: &str, header| Shards::one(SourceFile::open(&dir.join(name))?, header).map(Some);
+        for (weights, index, header) in
+            [(WEIGHTS, INDEX, Header::Safetensors), (TORCH_WEIGHTS, TORCH_INDEX, Header::Torch)]
+        {
+            if has(weights) {
+                return one(weights, header);
+            }
+            if has(index) {
+                return Shards::indexed(dir, index, header).map(Some);
+            }
+        }
+        let (start, end) = TORCH_SHARD;
+        let like =
+            [("", ".safetensors", INDEX, Header::Safetensors), (start, end, TORCH_INDEX, Header::Torch)];
+        for (start, end, index, header) in like {
+            let found: Vec<_> = names.iter().filter(|n| n.starts_with(start) && n.ends_with(end)).collect();
+            match found.as_slice() {
+                [] => {}
+                [name] => return one(name, header),
+                [first, rest @ ..] => crate::bail!(
+                    Format,
+                    "{}: {} {end} files (the first is {first}) without {index}",
+                    dir.display(),
+                    rest.len() + 1
+                ),
+            }
+        }
+        Ok(None)
+    }
+}
 
 /// The names in a directory, sorted.
 fn listing(dir: &Path) -> Result<Vec<String>> {
@@ -160,29 +242,10 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
     let names = listing(dir)?;
     let with = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     let has = |name: &str| names.iter().any(|n| n == name);
-    let one = |name: &str| -> Result<Checkpoint> {
-        let source = SourceFile::open(&dir.join(name))?;
-        let named = safetensors::read(&source)?;
-        finish_directory(dir, vec![(source, named)], name, no_mmap)
-    };
-    if has(CONFIG) {
-        // The order in which Hugging Face looks.
-        if has(WEIGHTS) {
-            return one(WEIGHTS);
-        }
-        if has(INDEX) {
-            return finish_directory(dir, index::read(dir, INDEX)?, INDEX, no_mmap);
-        }
-        match with(".safetensors").as_slice() {
-            [] => {}
-            [name] => return one(name),
-            [first, rest @ ..] => crate::bail!(
-                Format,
-                "{}: {} .safetensors files (the first is {first}) without {INDEX}",
-                dir.display(),
-                rest.len() + 1
-            ),
-        }
+    if has(CONFIG)
+        && let Some(shards) = Shards::find(dir, &names)?
+    {
+        return finish_directory(dir, shards, no_mmap);
     }
     // Directories of GGUF files often carry the config.json of the model that they were made from.
     match with(".gguf").as_slice() {
@@ -193,37 +256,34 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
             dir.display(),
             rest.len() + 1
         ),
-        [] if has(CONFIG) && !with(".bin").is_empty() => {
-            crate::bail!(Unsupported, "{}: {TORCH}", dir.display())
-        }
         [] if has(CONFIG) => crate::bail!(
             Format,
-            "{}: no weights beside {CONFIG}: expected {WEIGHTS}, {INDEX} or a .gguf file, found none",
+            "{}: no weights beside {CONFIG}: expected {WEIGHTS} or {TORCH_WEIGHTS}, {INDEX} or {TORCH_INDEX}, or a \
+             .gguf file, found none",
             dir.display()
         ),
         [] => {
             let found = match names.len() {
                 0 => "nothing".into(),
-                _ if has(WEIGHTS) => format!("{WEIGHTS} without {CONFIG}"),
-                _ if has(INDEX) => format!("{INDEX} without {CONFIG}"),
-                1 => "one other file".into(),
-                many => format!("{many} other files"),
+                many => match [WEIGHTS, INDEX, TORCH_WEIGHTS, TORCH_INDEX].into_iter().find(|name| has(name))
+                {
+                    Some(name) => format!("{name} without {CONFIG}"),
+                    None if many == 1 => "one other file".into(),
+                    None => format!("{many} other files"),
+                },
             };
             crate::bail!(
                 Format,
-                "{}: no model in this directory: expected {CONFIG} with {WEIGHTS}, or a .gguf file, found {found}",
+                "{}: no model in this directory: expected {CONFIG} with {WEIGHTS} or {TORCH_WEIGHTS}, or a \
+                 .gguf file, found {found}",
                 dir.display()
             )
         }
     }
 }
 
-fn finish_directory(
-    dir: &Path,
-    parts: Vec<(SourceFile, Named)>,
-    place: &str,
-    no_mmap: bool,
-) -> Result<Checkpoint> {
+fn finish_directory(dir: &Path, shards: Shards, no_mmap: bool) -> Result<Checkpoint> {
+    let Shards { parts, format, place } = shards;
     let mut config = config::read(&SourceFile::open(&dir.join(CONFIG))?)?;
     let generation = dir.join(GENERATION_CONFIG);
     if generation.exists() {
@@ -232,13 +292,9 @@ fn finish_directory(
         config.ids = ids;
     }
     let table = TensorTable::new(parts, no_mmap)?;
-    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, place)?;
+    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, &place)?;
     let files = TokenizerFiles::find(dir)?;
     let tokenizer = files.kind().unwrap_or("none").to_string();
-    let format = match table.files().len() {
-        1 => "safetensors".to_string(),
-        n => format!("safetensors, {n} shards"),
-    };
     finish(
         config,
         table,

@@ -17,7 +17,7 @@ use std::time::Instant;
 limit is, for decoding, the weights and cached keys and values read a second over the read bandwidth measured \
 just before; for prefill, the operations a second over the peak of dot products in registers.")]
 pub struct BenchArgs {
-    /// A model directory (config.json and safetensors) or a GGUF file
+    /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
     /// Prompt lengths of the prefill tests; 0: none
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512")]

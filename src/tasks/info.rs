@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 pub struct InfoArgs {
-    /// A model directory (config.json and safetensors) or a GGUF file
+    /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
     /// One JSON object instead of text
     #[arg(long)]

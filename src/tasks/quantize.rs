@@ -13,7 +13,7 @@ use std::time::Instant;
 to these source files: when they change it is made again. Without --force a good file is checked and kept."
 )]
 pub struct QuantizeArgs {
-    /// A model directory (config.json and safetensors) or a GGUF file
+    /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
     /// Type of the weights: q8, q4; also f32, f16, bf16 where they are stored as another
     #[arg(long)]

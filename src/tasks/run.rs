@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// A model directory (config.json and safetensors) or a GGUF file
+    /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
     /// The prompt; `-` or nothing reads it from the standard input. With --chat on a terminal and no
     /// prompt a conversation begins

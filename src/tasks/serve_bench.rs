@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 library aims at on a machine that does nothing else."
 )]
 pub struct ServeBenchArgs {
-    /// A model directory (config.json and safetensors) or a GGUF file
+    /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
     /// Requests at once
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=256))]

@@ -44,8 +44,11 @@ fn weights_missing_or_of_another_kind() {
     let valid = std::fs::read(&weights).unwrap();
     std::fs::remove_file(&weights).unwrap();
     refused(dir.path(), Status::Format, &["no weights", "model.safetensors.index.json"]);
-    std::fs::write(dir.join("pytorch_model-00001-of-00002.bin"), "PK").unwrap();
-    refused(dir.path(), Status::Unsupported, &["pytorch_model", "convert", "safetensors"]);
+    let shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
+    std::fs::write(dir.join(shards[0]), "PK").unwrap();
+    refused(dir.path(), Status::Format, &[shards[0], "expected a file written by torch.save", "PK"]);
+    std::fs::write(dir.join(shards[1]), "PK").unwrap();
+    refused(dir.path(), Status::Format, &["2 .bin files", shards[0], "without pytorch_model.bin.index.json"]);
     std::fs::write(dir.join("a.safetensors"), &valid).unwrap();
     aquila::model::Checkpoint::open(dir.path(), false).expect("a single file of another name");
     std::fs::write(dir.join("b.safetensors"), &valid).unwrap();
@@ -53,12 +56,15 @@ fn weights_missing_or_of_another_kind() {
     std::fs::create_dir(&weights).unwrap();
     refused(dir.path(), Status::Format, &["model.safetensors", "a directory"]);
     std::fs::write(dir.join("torch.pt"), b"PK\x03\x04 and more").unwrap();
-    refused(&dir.join("torch.pt"), Status::Unsupported, &["torch.pt", "torch checkpoints"]);
+    refused(&dir.join("torch.pt"), Status::Format, &["torch.pt", "no zip archive"]);
     std::fs::remove_file(dir.join("config.json")).unwrap();
     refused(&dir.join("a.safetensors"), Status::NotFound, &["config.json"]);
     std::fs::remove_dir(&weights).unwrap();
     std::fs::write(&weights, &valid).unwrap();
     refused(dir.path(), Status::Format, &["model.safetensors without config.json"]);
+    let bare = TempDir::new();
+    std::fs::write(bare.join("pytorch_model.bin"), "").unwrap();
+    refused(bare.path(), Status::Format, &["pytorch_model.bin without config.json"]);
 }
 
 #[test]

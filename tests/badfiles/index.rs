@@ -1,6 +1,7 @@
 //! Damaged indexes of shards.
 
 use super::{refused, small};
+use crate::support::torch::{TorchForm, TorchWriter};
 use crate::support::{TempDir, TinyModel};
 use aquila::Status;
 use serde_json::{Value, json};
@@ -8,6 +9,9 @@ use serde_json::{Value, json};
 const INDEX: &str = "model.safetensors.index.json";
 const FIRST: &str = "model-00001-of-00002.safetensors";
 const SECOND: &str = "model-00002-of-00002.safetensors";
+/// The same of torch.
+const TORCH: [&str; 3] =
+    ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
 
 fn sharded() -> TempDir {
     let dir = TempDir::new();
@@ -16,12 +20,29 @@ fn sharded() -> TempDir {
     dir
 }
 
-fn refused_index(change: impl FnOnce(&mut Value), parts: &[&str]) {
-    let dir = sharded();
-    let mut index: Value = serde_json::from_slice(&std::fs::read(dir.join(INDEX)).unwrap()).unwrap();
-    change(&mut index);
-    std::fs::write(dir.join(INDEX), index.to_string()).unwrap();
-    refused(dir.path(), Status::Format, &[&[INDEX], parts].concat());
+fn torch_sharded() -> TempDir {
+    let dir = TempDir::new();
+    TinyModel { shards: 2, ..small() }.write_torch_dir(dir.path(), TorchForm::Zip);
+    aquila::model::Checkpoint::open(dir.path(), false).expect("valid before it is spoilt");
+    dir
+}
+
+/// An index changed in either format; `parts` with the shards' names of safetensors.
+fn refused_index(change: impl Fn(&mut Value), parts: &[&str]) {
+    let both = [(sharded(), [INDEX, FIRST, SECOND]), (torch_sharded(), TORCH)];
+    for (dir, names) in both {
+        let [index_name, first, second] = names;
+        let text = std::fs::read_to_string(dir.join(index_name)).unwrap();
+        let mut index: Value =
+            serde_json::from_str(&text.replace(first, FIRST).replace(second, SECOND)).unwrap();
+        change(&mut index);
+        let named = |text: &str| text.replace(FIRST, first).replace(SECOND, second);
+        std::fs::write(dir.join(index_name), named(&index.to_string())).unwrap();
+        let parts: Vec<String> = [&[INDEX], parts].concat().into_iter().map(named).collect();
+        let parts: Vec<&str> =
+            parts.iter().map(|part| if *part == INDEX { index_name } else { part }).collect();
+        refused(dir.path(), Status::Format, &parts);
+    }
 }
 
 #[test]
@@ -67,6 +88,23 @@ fn a_tensor_in_two_shards() {
     let both = crate::support::formats::safetensors_bytes(&small().tensors(), small().dtype);
     std::fs::write(dir.join(FIRST), both).unwrap();
     refused(dir.path(), Status::Format, &[SECOND, "is also in", FIRST]);
+}
+
+/// The same of torch's shards: they are other files, read by the same rules.
+#[test]
+fn shards_of_torch() {
+    let [index, first, second] = TORCH;
+    let dir = torch_sharded();
+    std::fs::remove_file(dir.join(second)).unwrap();
+    refused(dir.path(), Status::Format, &[index, second, "missing"]);
+    std::fs::copy(dir.join(first), dir.join(second)).unwrap();
+    refused(dir.path(), Status::Format, &[index, &format!("expected in {second}, found nowhere")]);
+    let dir = torch_sharded();
+    let both = TorchWriter::of(TorchForm::Legacy, &small().tensors(), small().dtype).bytes();
+    std::fs::write(dir.join(first), both).unwrap();
+    refused(dir.path(), Status::Format, &[second, "is also in", first]);
+    std::fs::write(dir.join(first), b"<!DOCTYPE html>").unwrap();
+    refused(dir.path(), Status::Format, &[first, "HTML"]);
 }
 
 #[test]

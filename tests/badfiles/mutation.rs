@@ -4,10 +4,11 @@
 use super::{memory, small, small_dir};
 use crate::support::TempDir;
 use crate::support::formats::safetensors_bytes;
+use crate::support::torch::{Pickle, TorchForm, TorchStorage, TorchWriter};
 use aquila::loading::file::SourceFile;
 use aquila::loading::packed::Contents;
 use aquila::loading::tensor::Named;
-use aquila::loading::{gguf, safetensors};
+use aquila::loading::{gguf, safetensors, torch_bin};
 use aquila::model::config;
 use aquila::open::LoadOptions;
 use proptest::prelude::*;
@@ -117,6 +118,47 @@ fn check<T>(
     Ok(())
 }
 
+/// Both forms of a file with this pickle and the storages of the small model.
+fn check_pickle(pickle: &[u8]) -> Result<(), TestCaseError> {
+    for form in [TorchForm::Zip, TorchForm::Legacy] {
+        let file = TorchWriter { pickle: pickle.to_vec(), ..torch_file(form) };
+        check(&file.bytes(), torch_bin::read, |file| &file.tensors)?;
+    }
+    Ok(())
+}
+
+fn torch_file(form: TorchForm) -> TorchWriter {
+    TorchWriter::of(form, &small().tensors(), small().dtype)
+}
+
+/// Opcodes that torch.save writes, some whole and some by themselves.
+fn opcodes() -> impl Strategy<Value = Vec<u8>> {
+    let plain = prop::sample::select(b"N()t]}aesuRbQ\x85\x86\x87\x88\x89\x94\x93".to_vec())
+        .prop_map(|code| vec![code]);
+    let number = prop_oneof![0..3u64, 0..300u64, any::<u64>()];
+    let global = prop::sample::select(vec![
+        ("collections", "OrderedDict"),
+        ("torch", "Size"),
+        ("torch", "FloatStorage"),
+        ("torch", "float16"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+    ]);
+    let whole =
+        (0..30u64, 0..200u64, prop::collection::vec(0..9u64, 0..4)).prop_map(|(key, elements, shape)| {
+            let storage = |p: Pickle| p.storage("FloatStorage", &key.to_string(), elements, TorchForm::Zip);
+            Pickle::default().text("x").tensor(storage, elements / 8, &shape, &shape).raw(b"s").0
+        });
+    prop_oneof![
+        6 => plain,
+        2 => (prop::sample::select(b"qh".to_vec()), 0..4u8).prop_map(|(code, place)| vec![code, place]),
+        1 => number.prop_map(|n| Pickle::default().int(n).0),
+        1 => prop::sample::select(vec!["storage", "module", "0", "x"]).prop_map(|t| Pickle::default().text(t).0),
+        1 => global.prop_map(|(module, name)| Pickle::default().global(module, name).0),
+        1 => whole,
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -142,6 +184,28 @@ proptest! {
         let gguf = model.gguf();
         let header = gguf.header().len();
         check(&damaged(&gguf.bytes(), header, &changes), gguf::read, |(_, named)| named)?;
+    }
+
+    #[test]
+    fn damaged_torch_archives(changes in prop::collection::vec(damage(), 1..4)) {
+        let storage = TorchStorage { class: "HalfStorage", elements: 2, data: vec![0; 4] };
+        let pickle = Pickle::new().raw(b"}").text("x").tensor(
+            |p| p.storage("HalfStorage", "0", 2, TorchForm::Zip), 0, &[2], &[1]).raw(b"s").stop();
+        let file = TorchWriter { pickle, storages: vec![storage], ..torch_file(TorchForm::Zip) }.bytes();
+        check(&damaged(&file, file.len(), &changes), torch_bin::read, |file| &file.tensors)?;
+    }
+
+    #[test]
+    fn damaged_pickles(changes in prop::collection::vec(damage(), 1..6)) {
+        let pickle = torch_file(TorchForm::Zip).pickle;
+        check_pickle(&damaged(&pickle, pickle.len(), &changes))?;
+        let file = torch_file(TorchForm::Legacy).bytes();
+        check(&damaged(&file, file.len(), &changes), torch_bin::read, |file| &file.tensors)?;
+    }
+
+    #[test]
+    fn random_opcodes(opcodes in prop::collection::vec(opcodes(), 0..40)) {
+        check_pickle(&Pickle::new().raw(b"}").raw(&opcodes.concat()).stop())?;
     }
 
     #[test]

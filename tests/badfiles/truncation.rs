@@ -1,10 +1,11 @@
 //! Files cut short: at every byte of a header and around every border of a tensor.
 
 use super::small;
+use crate::support::torch::TorchForm;
 use crate::support::{TempDir, TinyModel};
 use aquila::Status;
 use aquila::loading::file::SourceFile;
-use aquila::loading::{gguf, safetensors};
+use aquila::loading::{gguf, safetensors, torch_bin};
 use aquila::model::Checkpoint;
 use std::path::Path;
 
@@ -51,6 +52,19 @@ fn a_shard_cut_anywhere() {
     sweep(&path, dir.path(), cuts(&ranges(&safetensors::read(&file).unwrap()), file.len()));
 }
 
+/// Every byte, the directory of an archive being at its end.
+#[test]
+fn torch_files_cut_anywhere() {
+    for form in [TorchForm::Zip, TorchForm::Legacy] {
+        let dir = TempDir::new();
+        TinyModel { shards: 2, ..small() }.write_torch_dir(dir.path(), form);
+        let path = dir.join("pytorch_model-00002-of-00002.bin");
+        let file = SourceFile::open(&path).unwrap();
+        torch_bin::read(&file).expect("valid before it is cut");
+        sweep(&path, dir.path(), (0..file.len()).collect());
+    }
+}
+
 #[test]
 fn gguf_cut_anywhere() {
     let dir = TempDir::new();
@@ -71,4 +85,9 @@ fn json_cut_anywhere() {
         sweep(&path, dir.path(), (0..valid.len() as u64).collect());
         std::fs::write(&path, valid).unwrap();
     }
+    let dir = TempDir::new();
+    TinyModel { shards: 2, ..small() }.write_torch_dir(dir.path(), TorchForm::Zip);
+    let path = dir.join("pytorch_model.bin.index.json");
+    let len = std::fs::metadata(&path).unwrap().len();
+    sweep(&path, dir.path(), (0..len).collect());
 }

@@ -1,6 +1,8 @@
 //! `aquila info`.
 
 use super::{expect_code, model, run, stderr, stdout, text};
+use crate::support::torch::TorchForm;
+use crate::support::{TempDir, TinyModel};
 use serde_json::Value;
 
 #[test]
@@ -51,6 +53,21 @@ fn json_is_one_object_with_the_figures_of_the_model() {
     assert_eq!(arithmetic(&[]), "f32 weights, f32 arithmetic");
     assert_eq!(arithmetic(&["--dtype", "f16"]), "f16 weights, f32 arithmetic");
     assert!(arithmetic(&["--dtype", "bf16"]).starts_with("bf16 weights, "));
+}
+
+#[test]
+fn the_form_of_torchs_files_is_named() {
+    let dir = TempDir::new();
+    for (form, shards, told) in [
+        (TorchForm::Zip, 2, "format          torch .bin, zip, 2 shards"),
+        (TorchForm::Zip, 1, "format          torch .bin, zip\n"),
+        (TorchForm::Legacy, 1, "format          torch .bin, legacy\n"),
+    ] {
+        TinyModel { shards, ..TinyModel::default() }.write_torch_dir(dir.path(), form);
+        let output = run(&["info", text(dir.path())]);
+        expect_code(&output, 0);
+        assert!(stdout(&output).contains(told), "{told}:\n{}", stdout(&output));
+    }
 }
 
 #[test]

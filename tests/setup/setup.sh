@@ -48,6 +48,7 @@ case ${1:-} in
         need abigail-tools has abidiff
         need cmake has cmake
         need golang-go has go
+        need python3-torch /usr/bin/python3 -c 'import torch'
         ;;
     *)
         say "usage: setup.sh demo|test|bench|aarch64"

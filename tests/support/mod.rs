@@ -6,6 +6,7 @@
 
 pub mod formats;
 pub mod tokenizer;
+pub mod torch;
 
 use formats::{GgufValue, GgufWriter, safetensors_bytes};
 use serde_json::{Value, json};
@@ -252,8 +253,8 @@ impl TinyModel {
         config
     }
 
-    /// Writes a Hugging Face directory.
-    pub fn write_dir(&self, dir: &Path) {
+    /// Writes what a Hugging Face directory has beside the weights.
+    pub fn write_around(&self, dir: &Path) {
         std::fs::create_dir_all(dir).expect("create the directory");
         let write = |name: &str, text: String| {
             std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -264,6 +265,11 @@ impl TinyModel {
             json!({"bos_token_id": tokenizer::CLS, "eos_token_id": tokenizer::EOS}).to_string(),
         );
         tokenizer::write_files(dir, self.tokenizer);
+    }
+
+    /// Writes a Hugging Face directory with safetensors.
+    pub fn write_dir(&self, dir: &Path) {
+        self.write_around(dir);
         let tensors = self.tensors();
         let shards = self.shards.max(1);
         if shards == 1 {
@@ -282,7 +288,7 @@ impl TinyModel {
             std::fs::write(dir.join(&name), safetensors_bytes(part, self.dtype)).expect("write a shard");
         }
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-        write("model.safetensors.index.json", index.to_string());
+        std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).expect("write the index");
     }
 
     /// Writes a GGUF file (v3, architecture llama) with the rows of q and k in llama.cpp's order.

@@ -1,9 +1,9 @@
 //! GGUF metadata: typed values under unique keys, and accessors whose errors name the key, what was
 //! expected and what was found.
 
-use super::cursor::Cursor;
 use crate::base::error::Result;
 use crate::base::limits;
+use crate::loading::cursor::Cursor;
 use crate::loading::json::clip;
 use std::collections::HashMap;
 

@@ -4,7 +4,6 @@
 //! The header is read front to back through a small window, never mapped, and no number in it is
 //! believed before it was compared with the bytes that are left.
 
-mod cursor;
 mod metadata;
 
 pub use metadata::{Array, Gguf, Scalar, Strings, Value};
@@ -12,10 +11,10 @@ pub use metadata::{Array, Gguf, Scalar, Strings, Value};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::{checked, limits};
+use crate::loading::cursor::Cursor;
 use crate::loading::file::SourceFile;
 use crate::loading::json::clip;
 use crate::loading::tensor::{Named, StoredTensor, StoredType};
-use cursor::Cursor;
 use std::collections::HashSet;
 
 /// The first four bytes of every GGUF file.
@@ -162,7 +161,7 @@ fn place(tensor: Description, data_start: u64, alignment: u64, file_len: u64) ->
         "truncated: {dims:?} {dtype} takes bytes {start} to {end}, the file has {file_len}"
     );
     let shape = dims.iter().map(|&d| checked::usize(d, "a dimension")).collect::<Result<_>>()?;
-    Ok(StoredTensor { dtype, shape, range: start..end })
+    Ok(StoredTensor { dtype, shape, range: start..end, strides: None })
 }
 
 fn refuse_overlap(named: &Named) -> Result<()> {
