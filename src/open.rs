@@ -26,7 +26,8 @@ use std::sync::Arc;
 pub struct LoadOptions {
     /// "auto", "cpu", "npu:0", "npu:0,1"; empty: "auto".
     pub device: String,
-    /// `None` as stored (quantised types of GGUF are kept in 4 or 8 bits); "f32", "f16", "bf16", "q8", "q4".
+    /// `None` as stored (quantised types of GGUF are kept in 4 or 8 bits); "f32", "f16", "bf16", "q8", "q4", and on an NPU
+    /// "w8a8".
     pub dtype: Option<String>,
     /// `None` like the weights (f16 where those are quantised); "f32", "f16", "bf16".
     pub kv_dtype: Option<String>,
@@ -474,15 +475,10 @@ fn compute_type(name: &str) -> Result<ComputeType> {
         "bf16" => Ok(ComputeType::Bf16),
         "q8" => Ok(ComputeType::Q8),
         "q4" => Ok(ComputeType::Q4),
-        "w8a8" => {
-            crate::bail!(
-                Unsupported,
-                "dtype {name:?}: this version of libaquila computes with f32, f16, bf16, q8 and q4 only"
-            )
-        }
+        "w8a8" => Ok(ComputeType::W8a8),
         other => crate::bail!(
             Argument,
-            "dtype: expected \"f32\", \"f16\", \"bf16\", \"q8\" or \"q4\", found {other:?}"
+            "dtype: expected \"f32\", \"f16\", \"bf16\", \"q8\", \"q4\" or \"w8a8\", found {other:?}"
         ),
     }
 }
@@ -543,7 +539,6 @@ mod tests {
         assert_eq!(status(choose_backends(&on("gpu")).map(drop)), Status::Argument);
         assert_eq!(status(choose_backends(&on("npu")).map(drop)), Status::Argument);
         assert_eq!(status(choose_backends(&on("npu:1,1")).map(drop)), Status::Argument);
-        assert_eq!(status(compute_type("w8a8").map(drop)), Status::Unsupported);
         assert_eq!(status(compute_type("int3").map(drop)), Status::Argument);
         assert_eq!(status(kv_type("i4").map(drop)), Status::Argument);
     }

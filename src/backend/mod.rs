@@ -193,6 +193,9 @@ pub enum ComputeType {
     Q8,
     /// The same with 4-bit weights, but for the embedding and the head.
     Q4,
+    /// Of NPUs: the layers' matrices in bytes with a scale for each output feature, activations in bytes with a scale for
+    /// each token; embedding, head, norms, attention and KV cache in 16 bits.
+    W8a8,
 }
 
 /// How keys and values are held.

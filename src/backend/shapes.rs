@@ -23,6 +23,7 @@ pub fn shape(spec: &DecoderSpec, role: Role) -> (usize, usize) {
         Role::Gate | Role::Up => (spec.ffn, hidden),
         Role::Down => (hidden, spec.ffn),
         Role::AttentionNorm | Role::FfnNorm | Role::FinalNorm | Role::OutputBias => (1, hidden),
+        Role::AttentionNormBias | Role::FfnNormBias => (1, hidden),
         Role::QueryBias => (1, q),
         Role::KeyBias | Role::ValueBias => (1, kv),
     }

@@ -38,7 +38,8 @@ pub struct aquila_load_options {
     /// "auto" or NULL, "cpu", "npu:0", "npu:0,1".
     pub device: *const c_char,
     /// How weights are held: NULL as stored, quantised types of GGUF in 4 or 8 bits; "f32", "f16", "bf16", or
-    /// quantised while loading: "q8", "q4" (with 8 bits for embedding and head).
+    /// quantised while loading: "q8", "q4" (with 8 bits for embedding and head). On an NPU NULL, "f16", "bf16" or "w8a8":
+    /// weights of the layers and their inputs in 8 bits.
     pub dtype: *const c_char,
     /// How keys and values are held: NULL like the weights (f16 where those are quantised); "f32", "f16", "bf16", or
     /// "i8": bytes with a scale for each key and value of a head, half the memory of 16 bits.

@@ -9,6 +9,7 @@ pub mod file;
 pub mod gguf;
 pub mod index;
 pub mod json;
+pub mod modelslim;
 pub mod packed;
 pub mod quant;
 pub mod safetensors;

@@ -4,20 +4,24 @@
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
+use crate::loading::modelslim::{Description, Encoding};
 use crate::loading::quant;
 use crate::loading::tensor::{StoredTensor, StoredType, TensorTable};
 use crate::model::config::ModelConfig;
-use crate::model::names::{BIAS_ROLES, LAYER_ROLES, Naming, is_vector, shape};
+use crate::model::int8::{Inputs, Int8Weight, PARTS};
+use crate::model::names::{BIAS_ROLES, LAYER_ROLES, NORM_BIAS_ROLES, Naming, is_vector, shape};
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::{Role, RowMap, Weight, WeightSet};
 use std::collections::HashSet;
 
 /// Builds the weights of `config`'s decoder and settles whether the head is tied. `place` is the file
-/// that a missing tensor is missing from. Odd things are added to the config's warnings.
+/// that a missing tensor is missing from, `description` what msModelSlim says of a directory of its. Odd things are
+/// added to the config's warnings.
 pub fn weights(
     config: &mut ModelConfig,
     table: &TensorTable,
     naming: Naming,
+    description: Option<&Description>,
     place: &str,
 ) -> Result<WeightSet> {
     let head = naming.tensor(0, Role::Head);
@@ -30,14 +34,22 @@ pub fn weights(
         ));
     }
     let spec = &config.spec;
-    let mut builder = Builder { spec, table, naming, place, set: WeightSet::default(), used: HashSet::new() };
+    let (set, used) = (WeightSet::default(), HashSet::new());
+    let mut builder = Builder { spec, table, naming, description, place, set, used };
     builder.need(0, Role::Embedding)?;
     for layer in 0..spec.layers {
         for role in LAYER_ROLES {
             builder.need(layer, role)?;
         }
+        if description.is_some() {
+            builder.norm_biases(layer)?;
+        }
     }
     builder.need(0, Role::FinalNorm)?;
+    if description.is_some() {
+        // For a head of codes, which there is none of.
+        builder.used.extend(["weight", "bias"].map(|part| format!("model.norm.module.{part}")));
+    }
     if spec.tied {
         builder.used.insert(head);
     } else {
@@ -58,6 +70,7 @@ struct Builder<'a> {
     spec: &'a DecoderSpec,
     table: &'a TensorTable,
     naming: Naming,
+    description: Option<&'a Description>,
     place: &'a str,
     set: WeightSet,
     used: HashSet<String>,
@@ -67,6 +80,62 @@ impl Builder<'_> {
     /// Adds the tensor of a role, which must be there.
     fn need(&mut self, layer: usize, role: Role) -> Result<()> {
         let name = self.naming.tensor(layer, role);
+        let encoding = self.description.map_or(Ok(Encoding::Float), |said| said.encoding(&name))?;
+        if encoding != Encoding::Float && !is_vector(role) {
+            return self.need_codes(layer, role, &name, encoding);
+        }
+        self.need_named(layer, role, name)
+    }
+
+    /// Adds a matrix of codes.
+    fn need_codes(&mut self, layer: usize, role: Role, name: &str, encoding: Encoding) -> Result<()> {
+        crate::ensure!(
+            !matches!(role, Role::Embedding | Role::Head),
+            Unsupported,
+            "{}: tensor {name}: expected FLOAT, found 8-bit codes: embedding and head stay in 16 bits",
+            self.table.file_of(name)
+        );
+        let linear = name.strip_suffix(".weight").unwrap_or(name);
+        let weight = Int8Weight::read(self.table, linear, shape(role, self.spec), encoding)?;
+        self.used.extend(PARTS.iter().filter(|&&part| part != "bias").map(|part| format!("{linear}.{part}")));
+        if weight.inputs != Inputs::Tokens {
+            // It is part of the codes' own bias.
+            self.used.insert(format!("{linear}.bias"));
+        }
+        self.set.insert_int8(layer, role, weight);
+        Ok(())
+    }
+
+    /// The norms of a layer where msModelSlim smoothed what stands behind them: a norm of another weight with a bias
+    /// (`….module.weight`, `….module.bias`; newer ones put them in the norm's own place), which belongs to products
+    /// of codes. The old norm stays for those that were left as they were.
+    fn norm_biases(&mut self, layer: usize) -> Result<()> {
+        for (role, norm, bias) in [
+            (Role::Query, Role::AttentionNorm, NORM_BIAS_ROLES[0]),
+            (Role::Gate, Role::FfnNorm, NORM_BIAS_ROLES[1]),
+        ] {
+            let old = self.naming.tensor(layer, norm);
+            let base = old.strip_suffix(".weight").unwrap_or(&old).to_owned();
+            let smoothed = [format!("{base}.module.weight"), format!("{base}.module.bias")];
+            let own_bias = self.naming.tensor(layer, bias);
+            let with_codes = self.set.int8(layer, role).is_some();
+            if self.table.get(&smoothed[0]).is_some() {
+                let [weight, module_bias] = smoothed;
+                if with_codes {
+                    self.need_named(layer, norm, weight.clone())?;
+                    if self.table.get(&module_bias).is_some() {
+                        self.need_named(layer, bias, module_bias.clone())?;
+                    }
+                }
+                self.used.extend([old, weight, module_bias]);
+            } else if self.table.get(&own_bias).is_some() {
+                self.need_named(layer, bias, own_bias)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn need_named(&mut self, layer: usize, role: Role, name: String) -> Result<()> {
         let (rows, cols) = shape(role, self.spec);
         let expected = if is_vector(role) { vec![cols] } else { vec![rows, cols] };
         let Some(stored) = self.table.get(&name) else {
@@ -119,20 +188,26 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether a bias is part of a matrix of codes.
+    fn codes_hold_bias(&self, layer: usize, role: Role) -> bool {
+        self.set.int8(layer, matrix_of(role)).is_some_and(|weight| weight.inputs != Inputs::Tokens)
+    }
+
     /// The biases of q, k, v and o: each in all layers or in none. Those of a file that says that it
     /// has none are left out, as its own class would do.
     fn biases(&mut self, config: &ModelConfig) -> Result<()> {
         for role in BIAS_ROLES {
-            let names: Vec<String> = (0..self.spec.layers).map(|l| self.naming.tensor(l, role)).collect();
-            let present = names.iter().any(|name| self.table.get(name).is_some());
+            let layers: Vec<usize> =
+                (0..self.spec.layers).filter(|&l| !self.codes_hold_bias(l, role)).collect();
+            let present = layers.iter().any(|&l| self.table.get(&self.naming.tensor(l, role)).is_some());
             if present && config.attention_bias != Some(false) {
-                for layer in 0..self.spec.layers {
+                for &layer in &layers {
                     self.need(layer, role)?;
                 }
             }
             let stated = config.attention_bias == Some(true) && role != Role::OutputBias;
             crate::ensure!(
-                present || !stated,
+                present || !stated || layers.is_empty(),
                 Format,
                 "{}: tensor {}: expected it because attention_bias is true, found none",
                 self.place,
@@ -142,7 +217,9 @@ impl Builder<'_> {
         for layer in 0..self.spec.layers {
             for name in self.naming.ffn_biases(layer) {
                 crate::ensure!(
-                    self.table.get(&name).is_none() || config.mlp_bias == Some(false),
+                    self.table.get(&name).is_none()
+                        || self.used.contains(&name)
+                        || config.mlp_bias == Some(false),
                     Unsupported,
                     "{}: tensor {name}: a bias in the feed-forward is not supported",
                     self.table.file_of(&name)
@@ -150,6 +227,16 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The matrix that a bias belongs to.
+fn matrix_of(bias: Role) -> Role {
+    match bias {
+        Role::QueryBias => Role::Query,
+        Role::KeyBias => Role::Key,
+        Role::ValueBias => Role::Value,
+        _ => Role::Output,
     }
 }
 

@@ -4,6 +4,7 @@ use crate::base::error::{Error, Result};
 use crate::loading::file::SourceFile;
 use crate::loading::gguf::{self, Gguf};
 use crate::loading::index;
+use crate::loading::modelslim::{self, Description};
 use crate::loading::packed::Store;
 use crate::loading::safetensors;
 use crate::loading::tensor::{Named, StoredType, TensorTable};
@@ -94,7 +95,12 @@ impl Checkpoint {
         );
         let dir = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         let header = if is_torch { Header::Torch } else { Header::Safetensors };
-        finish_directory(dir, Shards::one(source, header)?, no_mmap)
+        let description = if source.name().starts_with(modelslim::WEIGHTS) {
+            Description::find(dir, &listing(dir)?)?
+        } else {
+            None
+        };
+        finish_directory(dir, Shards::one(source, header)?, description.as_ref(), no_mmap)
     }
 
     /// Refuses NaN and infinity in any weight: `Format` naming file, tensor and the first element.
@@ -119,7 +125,8 @@ impl Checkpoint {
 
     /// Numbers in all weights, biases included.
     pub fn parameters(&self) -> u64 {
-        self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum()
+        let codes = self.weights.all_int8().map(|(_, w)| w.rows as u64 * w.cols as u64).sum::<u64>();
+        self.weights.iter().map(|(_, w)| w.rows as u64 * w.cols as u64).sum::<u64>() + codes
     }
 
     /// Tells it from others: names, sizes and both ends of its weight files, hashed.
@@ -191,11 +198,21 @@ impl Shards {
         Ok(Shards { parts, format, place: name.into() })
     }
 
-    /// The weights beside a config.json, in the order in which Hugging Face looks for them; `None` where there are
-    /// none. Without an index a single file of another name will do.
-    fn find(dir: &Path, names: &[String]) -> Result<Option<Shards>> {
+    /// The weights beside a config.json: those of msModelSlim where a description of it is there, else in the order in
+    /// which Hugging Face looks for them; `None` where there are none. Without an index a single file of another name
+    /// will do.
+    fn find(dir: &Path, names: &[String], modelslim: bool) -> Result<Option<Shards>> {
         let has = |name: &str| names.iter().any(|n| n == name);
         let one = |name: &str, header| Shards::one(SourceFile::open(&dir.join(name))?, header).map(Some);
+        if modelslim {
+            match modelslim::weights_file(names).map_err(|error| error.at(dir.display()))? {
+                Some(name) if name.ends_with(".json") => {
+                    return Shards::indexed(dir, name, Header::Safetensors).map(Some);
+                }
+                Some(name) => return one(name, Header::Safetensors),
+                None => {}
+            }
+        }
         for (weights, index, header) in
             [(WEIGHTS, INDEX, Header::Safetensors), (TORCH_WEIGHTS, TORCH_INDEX, Header::Torch)]
         {
@@ -242,10 +259,11 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
     let names = listing(dir)?;
     let with = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     let has = |name: &str| names.iter().any(|n| n == name);
+    let description = if has(CONFIG) { Description::find(dir, &names)? } else { None };
     if has(CONFIG)
-        && let Some(shards) = Shards::find(dir, &names)?
+        && let Some(shards) = Shards::find(dir, &names, description.is_some())?
     {
-        return finish_directory(dir, shards, no_mmap);
+        return finish_directory(dir, shards, description.as_ref(), no_mmap);
     }
     // Directories of GGUF files often carry the config.json of the model that they were made from.
     match with(".gguf").as_slice() {
@@ -282,7 +300,12 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
     }
 }
 
-fn finish_directory(dir: &Path, shards: Shards, no_mmap: bool) -> Result<Checkpoint> {
+fn finish_directory(
+    dir: &Path,
+    shards: Shards,
+    description: Option<&Description>,
+    no_mmap: bool,
+) -> Result<Checkpoint> {
     let Shards { parts, format, place } = shards;
     let mut config = config::read(&SourceFile::open(&dir.join(CONFIG))?)?;
     let generation = dir.join(GENERATION_CONFIG);
@@ -292,7 +315,7 @@ fn finish_directory(dir: &Path, shards: Shards, no_mmap: bool) -> Result<Checkpo
         config.ids = ids;
     }
     let table = TensorTable::new(parts, no_mmap)?;
-    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, &place)?;
+    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, description, &place)?;
     let files = TokenizerFiles::find(dir)?;
     let tokenizer = files.kind().unwrap_or("none").to_string();
     finish(
@@ -315,7 +338,7 @@ fn open_gguf(source: SourceFile, no_mmap: bool) -> Result<Checkpoint> {
     let mut config = gguf_config::read(&gguf, rows.copied())?;
     let table = TensorTable::new(vec![(source, named)], no_mmap)?;
     check_rope_factors(&table, &place)?;
-    let weights = assemble::weights(&mut config, &table, Naming::Gguf, &place)?;
+    let weights = assemble::weights(&mut config, &table, Naming::Gguf, None, &place)?;
     let tokenizer = gguf.string("tokenizer.ggml.model")?.unwrap_or("none").to_string();
     let format = format!("GGUF version {}", gguf.version());
     let source = TokenizerSource::Gguf(Arc::new(gguf));
@@ -389,6 +412,10 @@ fn summary(weights: &WeightSet) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, weight) in weights.iter() {
         *counts.entry(weight.dtype().map_or("mixed", |d| d.name())).or_default() += 1;
+    }
+    match weights.all_int8().count() {
+        0 => {}
+        count => *counts.entry("int8 (msModelSlim)").or_default() += count,
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));

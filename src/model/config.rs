@@ -166,7 +166,15 @@ fn refuse_other_kinds(fields: &Fields) -> Result<()> {
             json::clip(act)
         );
     }
-    for key in ["quantization_config", "num_local_experts", "num_experts", "attn_logit_softcapping"] {
+    if let Some(how) = fields.get("quantization_config") {
+        // What msModelSlim's users write there stands in the description beside the weights, which is read.
+        crate::ensure!(
+            how.get("model_quant_type").is_some(),
+            Unsupported,
+            "{place}: quantization_config: not supported"
+        );
+    }
+    for key in ["num_local_experts", "num_experts", "attn_logit_softcapping"] {
         crate::ensure!(fields.get(key).is_none(), Unsupported, "{place}: {key}: not supported");
     }
     if let Some(window) = fields.get("sliding_window") {
@@ -283,7 +291,7 @@ fn read_scaling(rope: &Fields, spec: &mut DecoderSpec) -> Result<()> {
 }
 
 /// Keys that are read above, and those that say nothing about how to compute.
-const KNOWN_KEYS: [&str; 47] = [
+const KNOWN_KEYS: [&str; 49] = [
     "_name_or_path",
     "architectures",
     "attention_bias",
@@ -319,7 +327,9 @@ const KNOWN_KEYS: [&str; 47] = [
     "pad_token_id",
     "partial_rotary_factor",
     "pretraining_tp",
+    "quantization",
     "quantization_config",
+    "quantize",
     "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",

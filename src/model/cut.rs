@@ -97,6 +97,7 @@ impl RankPart {
             Role::QueryBias => (0..1, wide(&self.heads)),
             Role::KeyBias | Role::ValueBias => (0..1, wide(&self.kv_heads)),
             Role::OutputBias | Role::AttentionNorm | Role::FfnNorm | Role::FinalNorm => (0..1, hidden),
+            Role::AttentionNormBias | Role::FfnNormBias => (0..1, hidden),
             Role::Embedding => (0..usize::MAX, hidden),
         }
     }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod cut;
 pub mod fields;
 pub mod gguf_config;
+pub mod int8;
 pub mod names;
 pub mod spec;
 pub mod verify;

@@ -28,12 +28,16 @@ pub const LAYER_ROLES: [Role; 9] = [
 /// The tensors that the layers of some checkpoints have, all of them or none.
 pub const BIAS_ROLES: [Role; 4] = [Role::QueryBias, Role::KeyBias, Role::ValueBias, Role::OutputBias];
 
+/// What is added behind the norms of a layer, where msModelSlim shifted the inputs of its products.
+pub const NORM_BIAS_ROLES: [Role; 2] = [Role::AttentionNormBias, Role::FfnNormBias];
+
 /// Rows and columns of a role's weight; vectors have one row.
 pub fn shape(role: Role, spec: &DecoderSpec) -> (usize, usize) {
     let (hidden, q, kv) = (spec.hidden, spec.q_width(), spec.kv_width());
     match role {
         Role::Embedding | Role::Head => (spec.vocab, hidden),
         Role::AttentionNorm | Role::FfnNorm | Role::FinalNorm | Role::OutputBias => (1, hidden),
+        Role::AttentionNormBias | Role::FfnNormBias => (1, hidden),
         Role::Query => (q, hidden),
         Role::Key | Role::Value => (kv, hidden),
         Role::Output => (hidden, q),
@@ -46,7 +50,8 @@ pub fn shape(role: Role, spec: &DecoderSpec) -> (usize, usize) {
 
 /// Whether a role is a vector: one dimension in the file.
 pub fn is_vector(role: Role) -> bool {
-    matches!(role, Role::AttentionNorm | Role::FfnNorm | Role::FinalNorm) || BIAS_ROLES.contains(&role)
+    let norms = [Role::AttentionNorm, Role::FfnNorm, Role::FinalNorm];
+    norms.contains(&role) || BIAS_ROLES.contains(&role) || NORM_BIAS_ROLES.contains(&role)
 }
 
 impl Naming {
@@ -110,6 +115,8 @@ fn hugging_face_part(role: Role) -> &'static str {
         Role::Gate => "mlp.gate_proj.weight",
         Role::Up => "mlp.up_proj.weight",
         Role::Down => "mlp.down_proj.weight",
+        Role::AttentionNormBias => "input_layernorm.bias",
+        Role::FfnNormBias => "post_attention_layernorm.bias",
         Role::Embedding | Role::FinalNorm | Role::Head => "",
     }
 }
@@ -129,6 +136,8 @@ fn gguf_part(role: Role) -> &'static str {
         Role::Gate => "ffn_gate.weight",
         Role::Up => "ffn_up.weight",
         Role::Down => "ffn_down.weight",
+        Role::AttentionNormBias => "attn_norm.bias",
+        Role::FfnNormBias => "ffn_norm.bias",
         Role::Embedding | Role::FinalNorm | Role::Head => "",
     }
 }

@@ -11,6 +11,10 @@ pub fn scan_finite(weights: &WeightSet, mut progress: impl FnMut(u64, u64) -> Co
     let mut order: Vec<_> = weights.iter().collect();
     order.sort_by_key(|(id, _)| (id.layer, id.role as u8));
     let (mut done, mut row_values) = (0u64, Vec::new());
+    for (_, weight) in weights.all_int8() {
+        weight.scales()?;
+        done += weight.stored_bytes();
+    }
     for (_, weight) in order {
         scan(weight, &mut row_values)?;
         done += weight.stored_bytes();

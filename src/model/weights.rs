@@ -9,6 +9,7 @@ use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
 use crate::loading::file;
+use crate::model::int8::Int8Weight;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub enum Role {
     FinalNorm,
     /// `[vocab, hidden]`; absent where the embedding is tied.
     Head,
+    /// `[1, hidden]`, optional: added behind the norm before attention.
+    AttentionNormBias,
+    /// `[1, hidden]`, optional: added behind the norm before the feed-forward.
+    FfnNormBias,
 }
 
 impl Role {
@@ -72,6 +77,8 @@ impl Role {
             Role::Down => 14,
             Role::FinalNorm => 15,
             Role::Head => 16,
+            Role::AttentionNormBias => 17,
+            Role::FfnNormBias => 18,
         }
     }
 }
@@ -396,6 +403,7 @@ impl Weight {
 #[derive(Clone, Debug, Default)]
 pub struct WeightSet {
     entries: HashMap<WeightId, Weight>,
+    int8: HashMap<WeightId, Int8Weight>,
     packed: Option<Arc<packed::Store>>,
 }
 
@@ -415,6 +423,29 @@ impl WeightSet {
         self.entries.insert(WeightId { layer, role }, weight);
     }
 
+    /// Adds or replaces a matrix of 8-bit codes. It is not among the others: who knows nothing of codes lacks it.
+    pub fn insert_int8(&mut self, layer: usize, role: Role, weight: Int8Weight) {
+        self.int8.insert(WeightId { layer, role }, weight);
+    }
+
+    /// The matrix of codes, where the weight is one.
+    pub fn int8(&self, layer: usize, role: Role) -> Option<&Int8Weight> {
+        self.int8.get(&WeightId { layer, role })
+    }
+
+    /// All matrices of codes, in no particular order.
+    pub fn all_int8(&self) -> impl Iterator<Item = (&WeightId, &Int8Weight)> {
+        self.int8.iter()
+    }
+
+    /// The name of a tensor that only products of 8-bit codes can use, where there is one.
+    pub fn first_int8(&self) -> Option<&str> {
+        let bias = |id: &WeightId| matches!(id.role, Role::AttentionNormBias | Role::FfnNormBias);
+        let codes = self.int8.iter().map(|(id, weight)| (id, &weight.name));
+        let biases = self.entries.iter().filter(|(id, _)| bias(id)).map(|(id, weight)| (id, &weight.name));
+        codes.chain(biases).min_by_key(|(id, _)| (id.layer, id.role.number())).map(|(_, name)| name.as_str())
+    }
+
     /// The weight, or `None` where the checkpoint has none (an optional role).
     pub fn get(&self, layer: usize, role: Role) -> Option<&Weight> {
         self.entries.get(&WeightId { layer, role })
@@ -428,13 +459,15 @@ impl WeightSet {
 
     /// Stored bytes of all weights.
     pub fn stored_bytes(&self) -> u64 {
-        self.entries.values().map(Weight::stored_bytes).sum()
+        let codes = self.int8.values().map(Int8Weight::stored_bytes).sum::<u64>();
+        self.entries.values().map(Weight::stored_bytes).sum::<u64>() + codes
     }
 
     /// Stored bytes of the pieces that lie in mapped files.
     pub fn mapped_bytes(&self) -> u64 {
         let pieces = self.entries.values().flat_map(|weight| &weight.pieces);
-        pieces.filter(|piece| piece.bytes.is_mapped()).map(Piece::filled_bytes).sum()
+        let codes = self.int8.values().map(Int8Weight::mapped_bytes).sum::<u64>();
+        pieces.filter(|piece| piece.bytes.is_mapped()).map(Piece::filled_bytes).sum::<u64>() + codes
     }
 
     /// Every weight with its place, in no particular order.

@@ -20,3 +20,4 @@ mod serving;
 mod simulator;
 #[path = "../support/mod.rs"]
 mod support;
+mod w8a8;

@@ -5,6 +5,7 @@
 #![allow(dead_code)] // each test uses a part of it
 
 pub mod formats;
+pub mod modelslim;
 pub mod tokenizer;
 pub mod torch;
 

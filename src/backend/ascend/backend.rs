@@ -2,12 +2,14 @@
 
 use super::crew::Opening;
 use super::executor::AscendExecutor;
+use super::hold::Hold;
 use super::image::ImageLayout;
 use super::open::Cann;
 use super::plan::{self, RankNeeds, Setup};
 use super::probe::DeviceReport;
 use super::program::Making;
 use super::soc::Facts;
+use super::version::Version;
 use crate::backend::{Backend, Capabilities, Executor, ExecutorOptions, MemoryPlan, Progress};
 use crate::base::error::Result;
 use crate::model::spec::DecoderSpec;
@@ -38,7 +40,17 @@ impl AscendBackend {
     }
 
     fn setup(&self, spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<Setup> {
-        Setup::of(self.facts, self.reports.len(), spec, weights, options)
+        let setup = Setup::of(self.facts, self.reports.len(), spec, weights, options)?;
+        let version = &self.cann.facts.atb_version;
+        crate::ensure!(
+            !setup.has(Hold::Tokens)
+                || Version::parse(version).is_none_or(|version| version.has_per_token_products()),
+            Unsupported,
+            "dtype \"w8a8\": ATB {version} has no products with a scale for each token, which came with 8.2; upgrade the \
+             package Ascend-cann-nnal with its CANN to 8.2.RC1 or later, or use \"f16\", \"bf16\", or what msModelSlim made \
+             with static W8A8"
+        );
+        Ok(setup)
     }
 
     fn needs(&self, setup: &Setup, spec: &DecoderSpec) -> Result<Vec<RankNeeds>> {

@@ -8,23 +8,25 @@
 //! A layer is, as in Hugging Face's LLaMA: norm, one product for query, key and value, rotation, keys and values into
 //! the cache, attention, output product, sum; norm, one product for gate and up, SiLU of the one times the other, down
 //! product, sum. The sum before a norm is one operation with it. With several ranks the output and the down product are
-//! partial, and are summed over the ranks.
+//! partial, and are summed over the ranks. A product and its input may have 8 bits (`products`).
 
 use super::acl;
 use super::atb::{AllGather, AllReduce, Arguments, AtbContext, Operation, fixed, output_like, same};
 use super::comm::Comm;
 use super::draft::{Draft, Ref};
 use super::form::HalfType;
+use super::hold::LayerHold;
 use super::image::PassKind;
+use super::products::{ADD, CAST, Input, MUL, Norm, Product, Products, elewise};
 use super::shim::{
-    aqatb_activation, aqatb_elewise, aqatb_gather, aqatb_linear, aqatb_output, aqatb_paged_attention,
-    aqatb_reshape_cache, aqatb_rms_norm, aqatb_rope, aqatb_self_attention, aqatb_slice, aqatb_sort,
-    aqatb_split, aqatb_transpose,
+    aqatb_activation, aqatb_elewise, aqatb_gather, aqatb_output, aqatb_paged_attention, aqatb_reshape_cache,
+    aqatb_rope, aqatb_self_attention, aqatb_slice, aqatb_sort, aqatb_split, aqatb_transpose,
 };
 use super::soc::Facts;
 use crate::base::error::Result;
 use crate::model::cut::RankPart;
 use crate::model::spec::DecoderSpec;
+use std::ops::Range;
 
 /// What the drafts need to know.
 #[derive(Debug)]
@@ -41,10 +43,8 @@ pub struct Decoder<'a> {
     pub dtype: HalfType,
     /// The group, with several ranks.
     pub comm: Option<&'a Comm>,
-    /// Whether query, key and value products have a bias.
-    pub qkv_bias: bool,
-    /// Whether output products have one.
-    pub output_bias: bool,
+    /// How the products of each layer are held.
+    pub holds: &'a [LayerHold],
 }
 
 /// Tensors that come into a run of layers, before those of its layers.
@@ -82,10 +82,8 @@ impl Shared {
 }
 
 impl Decoder<'_> {
-    /// Tensors of one layer that come in: norm, query-key-value, its bias, output, its bias, norm, gate-up, down, keys,
-    /// values.
-    pub fn layer_inputs(&self) -> usize {
-        8 + usize::from(self.qkv_bias) + usize::from(self.output_bias)
+    fn products(&self) -> Products<'_> {
+        Products { context: self.context, dtype: self.dtype, epsilon: self.spec.norm_eps }
     }
 
     fn operation(&self, arguments: &impl Arguments) -> Result<Operation> {
@@ -146,8 +144,9 @@ impl Decoder<'_> {
         Ok(draft)
     }
 
-    /// `layers` layers. In: [`Shared`], then [`Decoder::layer_inputs`] a layer. Out: the residual stream `[T, H]`.
-    pub fn layers(&self, kind: PassKind, layers: usize) -> Result<Draft> {
+    /// Some layers. In: [`Shared`], then of each layer norm, query-key-value, output, norm, gate-up, down, each with what
+    /// its hold has beside it, keys, values. Out: the residual stream `[T, H]`.
+    pub fn layers(&self, kind: PassKind, layers: Range<usize>) -> Result<Draft> {
         let mut draft = Draft::new(
             match kind {
                 PassKind::Prompt => c"aquila_prompt_layers",
@@ -159,20 +158,26 @@ impl Decoder<'_> {
         let out = draft.output(output_like(Shared::X as i32, &[])?);
         let mut x = Ref::In(Shared::X);
         let mut normed = None;
-        let mut inputs: Vec<LayerInputs> = (0..layers).map(|_| LayerInputs::of(&mut draft, self)).collect();
-        for layer in 0..layers {
-            let next_norm = inputs.get(layer + 1).map(|next| next.attention_norm);
-            let this = &mut inputs[layer];
+        let products = self.products();
+        let holds = self.holds.get(layers).unwrap_or_default();
+        let inputs: Vec<_> = holds.iter().map(|hold| LayerInputs::of(&mut draft, hold)).collect();
+        for (index, this) in inputs.iter().enumerate() {
             let first = match normed {
                 Some(normed) => normed,
-                None => self.norm(&mut draft, x, this.attention_norm)?,
+                None => products.norm_for(&mut draft, x, this.attention_norm, &this.qkv)?,
             };
             let attended = self.attention(&mut draft, kind, this, first)?;
-            let (normed_ffn, residual) = self.sum_and_norm(&mut draft, attended, x, this.ffn_norm)?;
+            let (normed_ffn, residual) =
+                products.sum_and_norm_for(&mut draft, (attended, x), this.ffn_norm, &this.gate_up)?;
             let down = self.feed_forward(&mut draft, this, normed_ffn)?;
-            match next_norm {
-                Some(gamma) => {
-                    let (next, sum) = self.sum_and_norm(&mut draft, down, residual, gamma)?;
+            match inputs.get(index + 1) {
+                Some(after) => {
+                    let (next, sum) = products.sum_and_norm_for(
+                        &mut draft,
+                        (down, residual),
+                        after.attention_norm,
+                        &after.qkv,
+                    )?;
                     (normed, x) = (Some(next), sum);
                 }
                 None => {
@@ -196,14 +201,15 @@ impl Decoder<'_> {
         let (x, wanted, gamma) = (draft.input(), draft.input(), draft.input());
         let rows = draft.mid();
         draft.node(self.operation(&aqatb_gather { axis: 0, batch_dims: 0 })?, &[x, wanted], &[rows], &[])?;
-        let normed = self.norm(&mut draft, rows, gamma)?;
+        let products = self.products();
+        let normed = products.norm(&mut draft, rows, Norm::plain(gamma))?;
         if what == Epilogue::Hidden {
             let out = draft.output(described(acl::ACL_FLOAT, &[same(1, 0), same(0, 1)])?);
             draft.node(self.operation(&cast(acl::ACL_FLOAT))?, &[normed], &[out], &[])?;
             return Ok(draft);
         }
         let head = draft.input();
-        let mut logits = self.linear(&mut draft, normed, head, None)?;
+        let mut logits = products.half(&mut draft, normed, head, None, &[])?;
         let width = (self.part.vocab_rows * self.part.ranks) as i64;
         let flat = [same(0, 0), fixed(width)];
         let mut view: &[_] = &[];
@@ -239,43 +245,6 @@ impl Decoder<'_> {
         Ok(draft)
     }
 
-    fn norm(&self, draft: &mut Draft, x: Ref, gamma: Ref) -> Result<Ref> {
-        let normed = draft.mid();
-        draft.node(self.operation(&self.rms_norm(NORM))?, &[x, gamma], &[normed], &[])?;
-        Ok(normed)
-    }
-
-    /// The norm of a sum, and the sum.
-    fn sum_and_norm(&self, draft: &mut Draft, x: Ref, residual: Ref, gamma: Ref) -> Result<(Ref, Ref)> {
-        let (normed, sum) = (draft.mid(), draft.mid());
-        draft.node(
-            self.operation(&self.rms_norm(SUM_AND_NORM))?,
-            &[x, residual, gamma],
-            &[normed, sum],
-            &[],
-        )?;
-        Ok((normed, sum))
-    }
-
-    fn rms_norm(&self, layer: i32) -> aqatb_rms_norm {
-        aqatb_rms_norm { layer, quant: 0, dynamic: 0, epsilon: self.spec.norm_eps, has_bias: 0 }
-    }
-
-    fn linear(&self, draft: &mut Draft, x: Ref, weight: Ref, bias: Option<Ref>) -> Result<Ref> {
-        let product = draft.mid();
-        let linear = aqatb_linear {
-            transpose_a: 0,
-            transpose_b: 1,
-            has_bias: bias.is_some().into(),
-            out_dtype: -1,
-            accumulate: 0,
-            quant_mode: 0,
-        };
-        let inputs: Vec<Ref> = [x, weight].into_iter().chain(bias).collect();
-        draft.node(self.operation(&linear)?, &inputs, &[product], &[])?;
-        Ok(product)
-    }
-
     /// The sum over the ranks of what each has a part of.
     fn over_ranks(&self, draft: &mut Draft, partial: Ref) -> Result<Ref> {
         let Some(comm) = self.comm else { return Ok(partial) };
@@ -285,8 +254,14 @@ impl Decoder<'_> {
     }
 
     /// From the normed stream to the output product, `[T, H]`.
-    fn attention(&self, draft: &mut Draft, kind: PassKind, layer: &LayerInputs, normed: Ref) -> Result<Ref> {
-        let both = self.linear(draft, normed, layer.qkv, layer.qkv_bias)?;
+    fn attention(
+        &self,
+        draft: &mut Draft,
+        kind: PassKind,
+        layer: &LayerInputs,
+        normed: Input,
+    ) -> Result<Ref> {
+        let both = self.products().of(draft, normed, &layer.qkv)?;
         let (q, k, v) = (draft.mid(), draft.mid(), draft.mid());
         let (q_width, kv_width) = (self.part.q_width() as i32, self.part.kv_width() as i32);
         let equal = q_width == kv_width;
@@ -329,27 +304,14 @@ impl Decoder<'_> {
                 &[(0, &q_heads)],
             )?,
         }
-        let product = {
-            let product = draft.mid();
-            let linear = aqatb_linear {
-                transpose_a: 0,
-                transpose_b: 1,
-                has_bias: layer.output_bias.is_some().into(),
-                out_dtype: -1,
-                accumulate: 0,
-                quant_mode: 0,
-            };
-            let inputs: Vec<Ref> = [attended, layer.output].into_iter().chain(layer.output_bias).collect();
-            let flat = [same(0, 0), fixed(i64::from(q_width))];
-            draft.node(self.operation(&linear)?, &inputs, &[product], &[(0, &flat)])?;
-            product
-        };
+        let flat = [same(0, 0), fixed(i64::from(q_width))];
+        let product = self.products().of_half(draft, attended, &flat, &layer.output)?;
         self.over_ranks(draft, product)
     }
 
     /// From the normed stream to the down product, `[T, H]`.
-    fn feed_forward(&self, draft: &mut Draft, layer: &LayerInputs, normed: Ref) -> Result<Ref> {
-        let both = self.linear(draft, normed, layer.gate_up, None)?;
+    fn feed_forward(&self, draft: &mut Draft, layer: &LayerInputs, normed: Input) -> Result<Ref> {
+        let both = self.products().of(draft, normed, &layer.gate_up)?;
         let gated = draft.mid();
         let activation = |r#type| aqatb_activation { r#type, dim: -1, scale: 1.0 };
         if self.facts.swiglu {
@@ -361,7 +323,7 @@ impl Decoder<'_> {
             draft.node(self.operation(&activation(SWISH))?, &[gate], &[silu], &[])?;
             draft.node(self.operation(&elewise(MUL))?, &[silu, up], &[gated], &[])?;
         }
-        let down = self.linear(draft, gated, layer.down, None)?;
+        let down = self.products().of_half(draft, gated, &[], &layer.down)?;
         self.over_ranks(draft, down)
     }
 
@@ -407,41 +369,32 @@ pub enum Epilogue {
 
 /// The tensors of one layer that come in, in their order.
 struct LayerInputs {
-    attention_norm: Ref,
-    qkv: Ref,
-    qkv_bias: Option<Ref>,
-    output: Ref,
-    output_bias: Option<Ref>,
-    ffn_norm: Ref,
-    gate_up: Ref,
-    down: Ref,
+    attention_norm: Norm,
+    qkv: Product,
+    output: Product,
+    ffn_norm: Norm,
+    gate_up: Product,
+    down: Product,
     keys: Ref,
     values: Ref,
 }
 
 impl LayerInputs {
-    fn of(draft: &mut Draft, decoder: &Decoder<'_>) -> LayerInputs {
+    fn of(draft: &mut Draft, hold: &LayerHold) -> LayerInputs {
         LayerInputs {
-            attention_norm: draft.input(),
-            qkv: draft.input(),
-            qkv_bias: decoder.qkv_bias.then(|| draft.input()),
-            output: draft.input(),
-            output_bias: decoder.output_bias.then(|| draft.input()),
-            ffn_norm: draft.input(),
-            gate_up: draft.input(),
-            down: draft.input(),
+            attention_norm: Norm::of(draft, hold.attention_beta()),
+            qkv: Product::of(draft, hold.qkv),
+            output: Product::of(draft, hold.output),
+            ffn_norm: Norm::of(draft, hold.ffn_beta()),
+            gate_up: Product::of(draft, hold.gate_up),
+            down: Product::of(draft, hold.down),
             keys: draft.input(),
             values: draft.input(),
         }
     }
 }
 
-// ATB's numbers: RmsNormType, ElewiseType, ActivationType, and of attention CalcType and MaskType.
-const NORM: i32 = 1;
-const SUM_AND_NORM: i32 = 2;
-const CAST: i32 = 1;
-const ADD: i32 = 8;
-const MUL: i32 = 9;
+// ATB's numbers: ActivationType, and of attention CalcType and MaskType.
 const SWISH: i32 = 4;
 const SWIGLU: i32 = 6;
 const CALC_PROMPT: i32 = 3;
@@ -449,10 +402,6 @@ const CALC_SPEC: i32 = 1;
 const MASK_NORM: i32 = 1;
 const MASK_COMPRESSED: i32 = 3;
 const MASK_SPEC: i32 = 3;
-
-fn elewise(r#type: i32) -> aqatb_elewise {
-    aqatb_elewise { r#type, out_dtype: -1, factor: 0.0, input_scale: 1.0, input_offset: 0 }
-}
 
 fn cast(out_dtype: acl::aclDataType) -> aqatb_elewise {
     aqatb_elewise { out_dtype, ..elewise(CAST) }

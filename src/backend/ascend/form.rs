@@ -1,8 +1,8 @@
-//! The form of matrices on the device: 16-bit elements in rows, or in the tiles that the 310P's matrix unit reads; and
-//! stored weights brought into it, piece by piece, on the host.
+//! The form of matrices on the device: elements in rows, or in the tiles that the 310P's matrix unit reads; and stored
+//! weights brought into it in 16 bits, piece by piece, on the host.
 //!
-//! Tiles (FRACTAL_NZ): the matrix `[rows, cols]` is cut into columns of 16; each is stored whole, row after row of 16
-//! elements, with the rows filled up to a multiple of 16 by zeros. Element (r, c) lies at
+//! Tiles (FRACTAL_NZ): the matrix `[rows, cols]` is cut into columns of 16 (of bytes 32); each is stored whole, row after
+//! row of 16 elements, with the rows filled up to a multiple of 16 by zeros. Element (r, c) lies at
 //! `((c / 16) · rows↑16 + r) · 16 + c % 16`.
 
 use super::acl::{self, aclDataType};
@@ -74,6 +74,44 @@ impl HalfType {
     }
 }
 
+/// The elements of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Numbers of 16 bits.
+    Half(HalfType),
+    /// Signed bytes, for products of 8 bits.
+    Int8,
+}
+
+impl From<HalfType> for Element {
+    fn from(half: HalfType) -> Element {
+        Element::Half(half)
+    }
+}
+
+impl Element {
+    /// ACL's number.
+    pub fn acl(self) -> aclDataType {
+        match self {
+            Element::Half(half) => half.acl(),
+            Element::Int8 => acl::ACL_INT8,
+        }
+    }
+
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::Half(_) => 2,
+            Element::Int8 => 1,
+        }
+    }
+
+    /// Columns of a tile: 32 bytes of them.
+    pub fn tile_cols(self) -> usize {
+        32 / self.bytes()
+    }
+}
+
 /// A matrix of weights as the device has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -85,20 +123,24 @@ pub struct Form {
     pub rows_held: usize,
     /// In tiles, else in rows.
     pub tiled: bool,
-    /// The type of its elements.
-    pub dtype: HalfType,
+    /// Its elements.
+    pub element: Element,
 }
 
 impl Form {
     /// A matrix of `rows` by `cols`; in tiles its rows are filled up. `Unsupported` where tiles do not go.
-    pub fn new(rows: usize, cols: usize, tiled: bool, dtype: HalfType) -> Result<Form> {
+    pub fn new(rows: usize, cols: usize, tiled: bool, element: impl Into<Element>) -> Result<Form> {
+        let element = element.into();
+        // Bytes go to the matrix unit in runs of 32 in either form.
+        let unit = if tiled || element == Element::Int8 { element.tile_cols() } else { 1 };
         crate::ensure!(
-            !tiled || cols.is_multiple_of(TILE),
+            cols.is_multiple_of(unit),
             Unsupported,
-            "a matrix of {cols} input features: this chip takes multiples of {TILE}"
+            "a matrix of {cols} input features{}: this chip takes multiples of {unit}",
+            if element == Element::Int8 { " in 8 bits" } else { "" }
         );
         let rows_held = if tiled { rows.next_multiple_of(TILE) } else { rows };
-        Ok(Form { rows, cols, rows_held, tiled, dtype })
+        Ok(Form { rows, cols, rows_held, tiled, element })
     }
 
     /// The same with rows filled up to so many.
@@ -108,15 +150,15 @@ impl Form {
 
     /// Bytes of it.
     pub fn bytes(&self) -> usize {
-        self.rows_held * self.cols * 2
+        self.rows_held * self.cols * self.element.bytes()
     }
 
     /// What ATB is told.
     pub fn desc(&self) -> Result<Desc> {
         let (rows, cols) = (self.rows_held as i64, self.cols as i64);
-        let dtype = self.dtype.acl();
+        let dtype = self.element.acl();
         if self.tiled {
-            let tile = TILE as i64;
+            let tile = self.element.tile_cols() as i64;
             Desc::new(dtype, acl::ACL_FORMAT_FRACTAL_NZ, &[1, cols / tile, rows, tile])
         } else {
             Desc::new(dtype, acl::ACL_FORMAT_ND, &[rows, cols])
@@ -126,10 +168,11 @@ impl Form {
     /// The pieces in which it is brought over, each at most `bytes` large where that can be: ranges of rows, or in tiles
     /// of columns. Each piece is one range of bytes on the device, in order.
     pub fn chunks(&self, bytes: usize) -> Vec<Range<usize>> {
+        let each = self.element.bytes();
         let (total, unit, line) = if self.tiled {
-            (self.cols, COLS_UNIT.min(self.cols), self.rows_held * 2)
+            (self.cols, COLS_UNIT.min(self.cols), self.rows_held * each)
         } else {
-            (self.rows_held, 1, self.cols * 2)
+            (self.rows_held, 1, self.cols * each)
         };
         let step = (bytes / line.max(1) / unit).max(1) * unit;
         (0..total).step_by(step.max(1)).map(|start| start..(start + step).min(total)).collect()
@@ -137,7 +180,7 @@ impl Form {
 
     /// Bytes of a piece.
     pub fn chunk_bytes(&self, chunk: &Range<usize>) -> usize {
-        chunk.len() * if self.tiled { self.rows_held } else { self.cols } * 2
+        chunk.len() * if self.tiled { self.rows_held } else { self.cols } * self.element.bytes()
     }
 }
 
@@ -171,14 +214,17 @@ impl Converter {
         out: &mut [u16],
     ) -> Result<()> {
         out.fill(0);
+        let Element::Half(dtype) = form.element else {
+            crate::bail!(Internal, "a matrix of bytes is no matrix of 16-bit elements")
+        };
         let mut row = 0;
         for part in parts {
             for stored in part.rows.clone() {
                 if form.tiled {
-                    self.scatter(form, part, stored, row, chunk, out)?;
+                    self.scatter(form, dtype, part, stored, row, chunk, out)?;
                 } else if chunk.contains(&row) {
                     let at = (row - chunk.start) * form.cols;
-                    self.convert(form.dtype, part, stored, 0..form.cols, &mut out[at..at + form.cols])?;
+                    self.convert(dtype, part, stored, 0..form.cols, &mut out[at..at + form.cols])?;
                 }
                 row += 1;
             }
@@ -187,9 +233,11 @@ impl Converter {
     }
 
     /// Row `row` of the matrix into the tiles of columns `cols`.
+    #[allow(clippy::too_many_arguments)]
     fn scatter(
         &mut self,
         form: &Form,
+        dtype: HalfType,
         part: &Part<'_>,
         stored: usize,
         row: usize,
@@ -198,11 +246,8 @@ impl Converter {
     ) -> Result<()> {
         let mut line = std::mem::take(&mut self.line);
         line.resize(cols.len(), 0);
-        let result = self.convert(form.dtype, part, stored, cols.clone(), &mut line);
-        for (column, tile) in line.chunks_exact(TILE).enumerate() {
-            let at = (column * form.rows_held + row) * TILE;
-            out[at..at + TILE].copy_from_slice(tile);
-        }
+        let result = self.convert(dtype, part, stored, cols.clone(), &mut line);
+        to_tiles(form, row, &line, out);
         self.line = line;
         result
     }
@@ -249,7 +294,16 @@ impl Converter {
     }
 }
 
-/// Place of element (`row`, `col`) of a matrix of `rows_held` rows in tiles.
+/// Row `row` of some of a matrix's columns into their tiles.
+pub fn to_tiles<T: Copy>(form: &Form, row: usize, line: &[T], out: &mut [T]) {
+    let width = form.element.tile_cols();
+    for (column, tile) in line.chunks_exact(width).enumerate() {
+        let at = (column * form.rows_held + row) * width;
+        out[at..at + width].copy_from_slice(tile);
+    }
+}
+
+/// Place of element (`row`, `col`) of a matrix of 16-bit elements and `rows_held` rows in tiles.
 pub fn tile_place(row: usize, col: usize, rows_held: usize) -> usize {
     (col / TILE * rows_held + row) * TILE + col % TILE
 }

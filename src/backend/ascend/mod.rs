@@ -9,9 +9,10 @@
 //! | `search`, `version`, `open` | finding the libraries, telling their versions, opening all of it once |
 //! | `soc`, `probe` | what a chip can do; which devices there are, and whether an engine can be put on them |
 //! | `device`, `memory`, `comm`, `atb` | devices, streams, events; memory; communicators; operations: each gives itself back |
-//! | `form`, `upload`, `weights` | matrices as the chip wants them, and how they come there |
+//! | `hold` | which products of a layer have 16 bits, which 8, and what goes with them |
+//! | `form`, `codes`, `upload`, `weights` | matrices as the chip wants them, and how they come there |
 //! | `plan` | which choices follow from chip, model and options, and what they take |
-//! | `draft`, `decoder`, `program` | the decoder as graphs of operations, and running them |
+//! | `draft`, `products`, `decoder`, `program` | the decoder as graphs of operations, and running them |
 //! | `image` | a step as one block of words, divided into passes |
 //! | `rank`, `crew` | a step on one device; the ranks' threads |
 //! | `backend`, `executor` | what the engine sees |
@@ -20,6 +21,7 @@
 pub mod acl;
 pub mod atb;
 pub mod backend;
+pub mod codes;
 pub mod comm;
 pub mod crew;
 pub mod decoder;
@@ -30,11 +32,13 @@ pub mod errors;
 pub mod executor;
 pub mod form;
 pub mod hccl;
+pub mod hold;
 pub mod image;
 pub mod memory;
 pub mod open;
 pub mod plan;
 pub mod probe;
+pub mod products;
 pub mod program;
 pub mod rank;
 pub mod search;

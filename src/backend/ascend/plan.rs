@@ -6,11 +6,12 @@
 //! of one tensor between operations for another.
 
 use super::atb::AtbContext;
-use super::form::{Form, HalfType};
+use super::form::HalfType;
+use super::hold::{Hold, LayerHold};
 use super::image::{ImageLayout, PassKind, SLOTS};
 use super::program::ALIGN;
 use super::soc::{Facts, Family};
-use crate::backend::shapes::{self, LAYER_BIASES};
+use crate::backend::shapes;
 use crate::backend::{ComputeType, ExecutorOptions, KvType};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
@@ -18,6 +19,7 @@ use crate::base::limits;
 use crate::model::cut::RankPart;
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::{Role, WeightSet};
+use std::ops::Range;
 
 /// Most sequences of one step where the caller does not say.
 const BATCH_DEFAULT: usize = 16;
@@ -62,8 +64,8 @@ pub struct Setup {
     pub prefill_over_cache: bool,
     /// The words of a step.
     pub layout: ImageLayout,
-    /// Whether query, key and value products have a bias, and output products.
-    pub biases: (bool, bool),
+    /// How the products of each layer are held.
+    pub holds: Vec<LayerHold>,
 }
 
 impl Setup {
@@ -114,9 +116,15 @@ impl Setup {
         let prefill_over_cache = facts.prefill_over_cache && mask_bytes <= CHUNK_MASK_BYTES_MAX;
         let rows = if prefill_over_cache { CHUNK_ROWS.min(options.context) } else { options.context };
         let head_rows = parts[0].vocab_rows * ranks;
-        let biases = |roles: &[Role]| {
-            (0..spec.layers).any(|layer| roles.iter().any(|&role| weights.get(layer, role).is_some()))
-        };
+        let holds = (0..spec.layers).map(|layer| LayerHold::of(weights, layer, options.dtype));
+        let holds = holds.collect::<Result<Vec<_>>>()?;
+        crate::ensure!(
+            facts.per_token_products || !holds.iter().any(|hold| hold.has(Hold::Tokens)),
+            Unsupported,
+            "dtype \"w8a8\": {} has no products with a scale for each token; it takes what msModelSlim made with static \
+             W8A8, or \"f16\"",
+            facts.product
+        );
         Ok(Setup {
             facts,
             dtype,
@@ -133,17 +141,34 @@ impl Setup {
                 logit_words: head_rows,
                 hidden_words: spec.hidden,
             },
-            biases: (biases(&LAYER_BIASES[..3]), biases(&LAYER_BIASES[3..])),
+            holds,
             parts,
         })
     }
 
-    /// Layers of a graph of a pass: two to four, more where a step would be too many executes, and never so many that
-    /// ATB's list of 64 tensors overflows.
-    pub fn layers_of_graph(&self, layers: usize, kind: PassKind, inputs: usize, shared: usize) -> usize {
+    /// The layers of each graph of a pass, which has `shared` tensors beside theirs: two to four, more where a step would be
+    /// too many executes, never more than `most`, and never so many that ATB's list of 64 tensors overflows.
+    pub fn graphs(&self, kind: PassKind, shared: usize, most: usize) -> Vec<Range<usize>> {
         let usual = if kind == PassKind::Token { TOKEN_LAYERS } else { PROMPT_LAYERS };
-        let most = (super::shim::TENSORS - shared) / inputs;
-        usual.max(layers.div_ceil(EXECUTES_MAX)).min(most).clamp(1, layers.max(1))
+        let most = usual.max(self.holds.len().div_ceil(EXECUTES_MAX)).min(most);
+        let (mut graphs, mut first, mut tensors) = (Vec::new(), 0, shared);
+        for (layer, hold) in self.holds.iter().enumerate() {
+            let own = hold.tensors();
+            if layer > first && (layer - first == most || tensors + own > super::shim::TENSORS) {
+                graphs.push(first..layer);
+                (first, tensors) = (layer, shared);
+            }
+            tensors += own;
+        }
+        if first < self.holds.len() {
+            graphs.push(first..self.holds.len());
+        }
+        graphs
+    }
+
+    /// Whether any product is held so.
+    pub fn has(&self, hold: Hold) -> bool {
+        self.holds.iter().any(|layer| layer.has(hold))
     }
 
     /// Side of the mask of whole prompts, in tiles where those are taken; of the compressed one 128.
@@ -154,32 +179,6 @@ impl Setup {
     /// Bytes of keys and values of one block on one rank, all layers.
     pub fn block_bytes(&self, spec: &DecoderSpec, rank: usize) -> u64 {
         (spec.layers * 2 * self.block_tokens * self.parts[rank].kv_width() * 2) as u64
-    }
-}
-
-/// The forms of a rank's matrices of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerForms {
-    /// Query, key and value below one another.
-    pub qkv: Form,
-    /// Output.
-    pub output: Form,
-    /// Gate and up below one another.
-    pub gate_up: Form,
-    /// Down.
-    pub down: Form,
-}
-
-impl LayerForms {
-    /// Those of a part.
-    pub fn of(setup: &Setup, spec: &DecoderSpec, part: &RankPart) -> Result<LayerForms> {
-        let form = |rows, cols| Form::new(rows, cols, setup.facts.tiled, setup.dtype);
-        Ok(LayerForms {
-            qkv: form(part.q_width() + 2 * part.kv_width(), spec.hidden)?,
-            output: form(spec.hidden, part.q_width())?,
-            gate_up: form(2 * part.ffn.len(), spec.hidden)?,
-            down: form(spec.hidden, part.ffn.len())?,
-        })
     }
 }
 
@@ -202,13 +201,12 @@ impl RankNeeds {
     /// Those of a rank.
     pub fn of(setup: &Setup, spec: &DecoderSpec, rank: usize) -> Result<RankNeeds> {
         let part = &setup.parts[rank];
-        let forms = LayerForms::of(setup, spec, part)?;
         let piece = |bytes: usize| (bytes as u64).next_multiple_of(ALIGN as u64);
-        let norms = 2 * piece(spec.hidden * 2);
-        let biases = if setup.biases.0 { piece(forms.qkv.rows_held * 2) } else { 0 }
-            + if setup.biases.1 { piece(spec.hidden * 2) } else { 0 };
-        let matrices = [forms.qkv, forms.output, forms.gate_up, forms.down].map(|form| piece(form.bytes()));
-        let layer = pages(matrices.iter().sum::<u64>() + norms + biases);
+        let layers = setup
+            .holds
+            .iter()
+            .map(|hold| Ok(pages(hold.bytes(setup.facts, spec, part, setup.dtype)? as u64)));
+        let layers = layers.sum::<Result<u64>>()?;
         let embedding = pages(piece(spec.vocab * spec.hidden * 2) + piece(spec.hidden * 2));
         let head =
             if setup.shares_head(spec) { 0 } else { pages((part.vocab_rows * spec.hidden * 2) as u64) };
@@ -227,7 +225,7 @@ impl RankNeeds {
         let words = pages(setup.layout.words() as u64 * 4);
         let group = if setup.parts.len() > 1 { 2 * hccl_buffer_bytes() } else { 0 };
         Ok(RankNeeds {
-            weights: spec.layers as u64 * layer + embedding + head,
+            weights: layers + embedding + head,
             tables: angles + masks + activations + words,
             workspace: setup.workspace_bytes(spec, rank),
             libraries: AtbContext::DEVICE_BYTES + group,
@@ -262,10 +260,13 @@ impl Setup {
             + q
             + 2 * ffn
             + if self.facts.swiglu { 1 } else { 4 } * ffn;
-        let (shared, inputs) = (8, 8 + usize::from(self.biases.0) + usize::from(self.biases.1));
+        let quantised = self.has(Hold::Tokens) || self.has(Hold::Tensor);
+        // Inputs of four products in bytes, with their scales, and what is shifted by a bias.
+        let row = row + if quantised { (2 * hidden + q + ffn) / 2 + 8 + (q + 2 * kv) + hidden } else { 0 };
         let of = |kind, rows: u64| {
-            let layers = self.layers_of_graph(spec.layers, kind, inputs, shared) as u64;
-            layers * (row * 2 * rows + 16 * ALIGN as u64) + rows * q * 4
+            let graphs = self.graphs(kind, super::decoder::Shared::count(kind) as usize, usize::MAX);
+            let layers = graphs.iter().map(Range::len).max().unwrap_or_default() as u64;
+            layers * (row * 2 * rows + 32 * ALIGN as u64) + rows * q * 4
         };
         let layers = of(PassKind::Prompt, self.layout.rows as u64)
             .max(of(PassKind::Token, self.layout.sequences as u64));
@@ -366,15 +367,24 @@ fn choose_type(
     weights: &WeightSet,
     asked: Option<ComputeType>,
 ) -> Result<(HalfType, bool)> {
+    let codes = weights.all_int8().next().map(|(_, weight)| &weight.name);
+    if let (Some(name), Some(other)) = (codes, asked.filter(|&asked| asked != ComputeType::W8a8)) {
+        crate::bail!(
+            Unsupported,
+            "dtype {other:?}: tensor {name} has 8 bits, as msModelSlim made it; leave dtype out, or \"w8a8\""
+        );
+    }
     let dtype = match asked {
         Some(ComputeType::F16) => HalfType::F16,
         Some(ComputeType::Bf16) => HalfType::Bf16,
-        Some(other) => crate::bail!(
+        Some(other @ (ComputeType::F32 | ComputeType::Q8 | ComputeType::Q4)) => crate::bail!(
             Unsupported,
-            "dtype {other:?}: an NPU computes in f16 or bf16 (ATB's operations take no others); leave dtype out, or use the CPU"
+            "dtype {other:?}: an NPU computes in f16, bf16 or w8a8 (ATB's operations take no others); leave dtype out, or use \
+             the CPU"
         ),
-        None => {
-            let stored = shapes::need(spec, weights, 0, Role::Query)?.dtype();
+        Some(ComputeType::W8a8) | None => {
+            let role = if weights.int8(0, Role::Query).is_some() { Role::Embedding } else { Role::Query };
+            let stored = shapes::need(spec, weights, 0, role)?.dtype();
             if stored == Some(DType::BF16) && facts.bf16 { HalfType::Bf16 } else { HalfType::F16 }
         }
     };
@@ -412,7 +422,14 @@ pub fn facts(setup: &Setup, soc: &str, devices: &[u32]) -> Vec<(&'static str, St
         (
             "arithmetic",
             format!(
-                "{} weights in {form}, f32 sums{}",
+                "{}{} weights in {form}, f32 sums{}",
+                if setup.has(Hold::Tokens) {
+                    "w8a8: int8 products, a scale for each channel of the weights and each token; the rest "
+                } else if setup.has(Hold::Tensor) {
+                    "w8a8: int8 products, a scale for each channel of the weights, inputs by msModelSlim's scales; the rest "
+                } else {
+                    ""
+                },
                 setup.dtype.name(),
                 if setup.converted { "; converted" } else { "" }
             ),

@@ -547,8 +547,7 @@ impl Builder<'_> {
             part: &setup.parts[rank],
             dtype: setup.dtype,
             comm: self.comm,
-            qkv_bias: setup.biases.0,
-            output_bias: setup.biases.1,
+            holds: &setup.holds,
         }
     }
 
@@ -559,7 +558,7 @@ impl Builder<'_> {
     /// The programs of a pass, with as many layers a graph as is usual, or `layers`.
     fn pass(&self, tables: &Tables, kind: PassKind, layers: Option<usize>) -> Result<PassPrograms> {
         let decoder = self.decoder();
-        let (setup, spec) = (self.options.setup, self.options.spec);
+        let setup = self.options.setup;
         let mut prologue = self.program(decoder.prologue(kind, false)?)?;
         let stay = [self.weights.embedding, tables.cosines, tables.sines];
         prologue.inputs()[2..5].copy_from_slice(&stay);
@@ -577,20 +576,16 @@ impl Builder<'_> {
             None
         };
         let shared = Shared::count(kind) as usize;
-        let inputs = decoder.layer_inputs();
-        let step = layers.unwrap_or_else(|| setup.layers_of_graph(spec.layers, kind, inputs, shared));
         let mut programs = Vec::new();
-        for first in (0..spec.layers).step_by(step.max(1)) {
-            let last = (first + step).min(spec.layers);
-            let mut program = self.program(decoder.layers(kind, last - first)?)?;
-            for (index, layer) in (first..last).enumerate() {
-                let at = shared + index * inputs;
+        for graph in setup.graphs(kind, shared, layers.unwrap_or(usize::MAX)) {
+            let mut program = self.program(decoder.layers(kind, graph.clone())?)?;
+            let mut tensors = program.inputs().iter_mut().skip(shared);
+            for layer in graph {
+                let caches = [self.cache(layer, 0)?, self.cache(layer, 1)?];
                 let weights = &self.weights.layers[layer];
-                program.inputs()[at..at + weights.len()].copy_from_slice(weights);
-                for (which, tensor) in
-                    program.inputs()[at + weights.len()..at + inputs].iter_mut().enumerate()
-                {
-                    *tensor = self.cache(layer, which)?;
+                // In this order the zip takes no place beyond the layer's last.
+                for (tensor, to) in weights.iter().chain(&caches).zip(&mut tensors) {
+                    *to = *tensor;
                 }
             }
             if kind == PassKind::Prompt {

@@ -35,6 +35,8 @@ pub struct Facts {
     pub prefill_over_cache: bool,
     /// Whether int8 products may lack a bias.
     pub w8a8_without_bias: bool,
+    /// Whether int8 products take a scale for each token, and operations make such (ATB 8.2).
+    pub per_token_products: bool,
     /// Whether a stream of its own for tiling data helps (`ATB_USE_TILING_COPY_STREAM` overrules).
     pub tiling_copy_stream: bool,
     /// Whether communicators must be made before large device memory is taken.
@@ -59,6 +61,7 @@ const ASCEND_910B: Facts = Facts {
     lengths_on_host: true,
     prefill_over_cache: true,
     w8a8_without_bias: true,
+    per_token_products: true,
     tiling_copy_stream: false,
     communicator_first: false,
     head_dim_max: 576,
@@ -76,6 +79,7 @@ const ASCEND_310P: Facts = Facts {
     lengths_on_host: false,
     prefill_over_cache: false,
     w8a8_without_bias: false,
+    per_token_products: false,
     tiling_copy_stream: true,
     communicator_first: true,
     head_dim_max: 256,

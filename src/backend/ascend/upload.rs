@@ -2,6 +2,7 @@
 //!
 //! Two pieces of pinned memory take turns: while the device copies one, the host fills the other.
 
+use super::codes::{CodePart, Coder};
 use super::device::{Device, Event, Stream};
 use super::form::{Converter, Form, HalfType, Part, TILE, tile_place};
 use super::memory::{DeviceBuffer, PinnedBuffer};
@@ -56,7 +57,7 @@ impl<'a> Uploader<'a> {
         self.stream.synchronize(self.milliseconds)
     }
 
-    /// Fills `bytes` bytes of a buffer: `fill` is given the memory and what else it needs.
+    /// Fills `bytes` bytes of a buffer, of words of 16 bits: `fill` is given the memory and what else it needs.
     fn write(
         &mut self,
         to: &DeviceBuffer,
@@ -64,15 +65,28 @@ impl<'a> Uploader<'a> {
         bytes: usize,
         fill: impl FnOnce(&mut Converter, &mut [u16]) -> Result<()>,
     ) -> Result<()> {
+        self.write_bytes(to, offset, bytes, |converter, bytes| {
+            // SAFETY: pinned memory is aligned to a page, and any bits are a u16.
+            let (_, words, _) = unsafe { bytes.align_to_mut::<u16>() };
+            fill(converter, words)
+        })
+    }
+
+    /// The same of bytes.
+    fn write_bytes(
+        &mut self,
+        to: &DeviceBuffer,
+        offset: usize,
+        bytes: usize,
+        fill: impl FnOnce(&mut Converter, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         crate::ensure!(!self.told.abandoned.load(Ordering::Relaxed), Cancelled, "loading was abandoned");
         let (piece, copied) = &mut self.staging[self.next];
         copied.synchronize(self.milliseconds)?;
         if piece.bytes().len() < bytes {
             *piece = PinnedBuffer::new(self.stream.device(), bytes)?;
         }
-        // SAFETY: pinned memory is aligned to a page, and any bits are a u16.
-        let (_, words, _) = unsafe { piece.bytes_mut()[..bytes].align_to_mut::<u16>() };
-        fill(&mut self.converter, words)?;
+        fill(&mut self.converter, &mut piece.bytes_mut()[..bytes])?;
         // SAFETY: the piece is not touched before its event, recorded behind the copy, was reached; `finish` waits for the
         // copies before the caller may drop the buffer, and so does `drop`.
         unsafe { to.write_later(offset, piece, 0..bytes, self.stream)? };
@@ -91,6 +105,32 @@ impl<'a> Uploader<'a> {
             offset += bytes;
         }
         Ok(())
+    }
+
+    /// A matrix of codes whose rows are those of `parts`, one part below the other. Gives the scales of the rows that were
+    /// made of numbers.
+    pub fn codes(
+        &mut self,
+        form: &Form,
+        parts: &[CodePart<'_>],
+        to: &DeviceBuffer,
+        at: usize,
+    ) -> Result<Vec<f32>> {
+        let (mut offset, mut coder) = (at, Coder::default());
+        for chunk in form.chunks(self.staging[0].0.bytes().len()) {
+            let bytes = form.chunk_bytes(&chunk);
+            self.write_bytes(to, offset, bytes, |_, out| coder.fill(form, parts, &chunk, out))?;
+            offset += bytes;
+        }
+        Ok(coder.scales)
+    }
+
+    /// Bytes as they are; few.
+    pub fn bytes(&mut self, bytes: &[u8], to: &DeviceBuffer, at: usize) -> Result<()> {
+        self.write_bytes(to, at, bytes.len(), |_, out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
     /// `rows` lines of `cols` numbers, made by `line`; in tiles if `tiled`, where `rows` is a multiple of 16.

@@ -31,6 +31,11 @@ impl Version {
         let released = self.rest.starts_with(|c: char| c.is_ascii_digit());
         (self.major, self.minor) > (8, 0) || ((self.major, self.minor) == (8, 0) && released)
     }
+
+    /// Whether ATB's `Linear` has `quantMode`: since 8.2, its release candidates too.
+    pub fn has_per_token_products(&self) -> bool {
+        (self.major, self.minor) >= (8, 2)
+    }
 }
 
 /// Where a version was found.
@@ -99,6 +104,12 @@ mod tests {
             assert_eq!(Version::parse(text), None, "{text}");
         }
         assert_eq!(Version::parse(" 8.0.0 (x)\n").unwrap().rest, "0");
+    }
+
+    #[test]
+    fn products_by_tokens_came_with_8_2() {
+        let has = |text| Version::parse(text).unwrap().has_per_token_products();
+        assert!(has("8.2.RC1.B100") && has("8.3.0") && has("9.0.0") && !has("8.1.RC1") && !has("8.0.0"));
     }
 
     proptest::proptest! {

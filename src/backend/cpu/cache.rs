@@ -73,6 +73,7 @@ impl Wish {
             Some(ComputeType::Bf16) => "bf16",
             Some(ComputeType::Q8) => "q8",
             Some(ComputeType::Q4) => "q4",
+            Some(ComputeType::W8a8) => "w8a8",
         };
         let format = Format { layout: layout(), label, tensors: Vec::new() };
         let mut wish = Wish { format, places: Vec::new(), matrix_bytes: 0 };

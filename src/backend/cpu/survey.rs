@@ -35,7 +35,8 @@ impl Form {
             Some(ComputeType::Q4) if !is_table => {
                 Form::Packed(taken_over(weight).filter(|packing| !packing.is_bytes()).unwrap_or(Packing::Q4))
             }
-            Some(ComputeType::Q4 | ComputeType::Q8) => {
+            // The last one is refused by `Survey::of`.
+            Some(ComputeType::Q4 | ComputeType::Q8 | ComputeType::W8a8) => {
                 Form::Packed(taken_over(weight).unwrap_or(Packing::Q8))
             }
             None => match weight.dtype().map(Element::of) {
@@ -108,9 +109,28 @@ pub struct Survey {
     pub used: [bool; FORM_NAMES.len()],
 }
 
+/// What is held in bytes for an NPU's products is no form of the CPU's.
+fn refuse_npu_types(weights: &WeightSet, dtype: Option<ComputeType>) -> Result<()> {
+    if let Some(name) = weights.first_int8() {
+        crate::bail!(
+            Unsupported,
+            "tensor {name}: msModelSlim made it for the 8-bit products of NPUs (w8a8), which the CPU has not; load the \
+             checkpoint that it was made from, with dtype \"q8\" for 8 bits"
+        );
+    }
+    crate::ensure!(
+        dtype != Some(ComputeType::W8a8),
+        Unsupported,
+        "dtype \"w8a8\": only NPUs compute so; the CPU's type of 8 bits is \"q8\""
+    );
+    Ok(())
+}
+
 impl Survey {
-    /// Looks at every weight of the decoder; `Format` where one is missing or of a wrong shape.
+    /// Looks at every weight of the decoder; `Format` where one is missing or of a wrong shape, `Unsupported` where it is
+    /// held as only an NPU can use it.
     pub fn of(spec: &DecoderSpec, weights: &WeightSet, dtype: Option<ComputeType>) -> Result<Survey> {
+        refuse_npu_types(weights, dtype)?;
         let mut survey = Survey::default();
         let mut elements = [(Element::F32, 0u64), (Element::F16, 0), (Element::Bf16, 0)];
         let mut matrix = |survey: &mut Survey, role: Role, weight: &Weight, read: bool| {
