@@ -200,7 +200,7 @@ fn auto_says_which_device_it_took_and_why() {
     let there = Install::new("auto").with_toolkit(TOOLKIT).with_atb(ATB);
     // Types that only the CPU has are the CPU's.
     let said = log(&there, "auto", &["--dtype", "q8"]);
-    assert!(said.contains("device auto: the CPU") && said.contains("f16 or bf16"), "{said}");
+    assert!(said.contains("device auto: the CPU") && said.contains("f16, bf16 or w8a8"), "{said}");
     assert!(said.contains("npu:0: Ascend910B3, 20480 of 24576 MiB free"), "{said}");
     let said = log(&there, "cpu", &[]);
     assert!(!said.contains("NPU") && !said.contains("CANN"), "{said}");

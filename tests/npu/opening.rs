@@ -61,7 +61,7 @@ fn what_an_npu_cannot_do_is_refused_or_left_to_the_cpu() {
     // What is not its type is the CPU's where the choice is the library's, and an error where it is the caller's.
     let q8 = |options: &mut LoadOptions| options.dtype = Some("q8".into());
     assert_eq!(load(model, &options("auto", q8)).unwrap().info().device, "cpu");
-    refused(model, &options("npu:0", q8), Status::Unsupported, &["Q8", "f16 or bf16"]);
+    refused(model, &options("npu:0", q8), Status::Unsupported, &["Q8", "f16, bf16 or w8a8"]);
     let f32 = |options: &mut LoadOptions| options.dtype = Some("f32".into());
     refused(model, &options("npu:0", f32), Status::Unsupported, &["F32"]);
     let i8 = |options: &mut LoadOptions| options.kv_dtype = Some("i8".into());
