@@ -435,7 +435,8 @@ typedef struct aquila_load_options {
     const char *device;
     /**
      * How weights are held: NULL as stored, quantised types of GGUF in 4 or 8 bits; "f32", "f16", "bf16", or
-     * quantised while loading: "q8", "q4" (with 8 bits for embedding and head).
+     * quantised while loading: "q8", "q4" (with 8 bits for embedding and head). On an NPU NULL, "f16", "bf16" or "w8a8":
+     * weights of the layers and their inputs in 8 bits.
      */
     const char *dtype;
     /**

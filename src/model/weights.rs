@@ -9,12 +9,12 @@ use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
 use crate::loading::file;
-use crate::model::int8::Int8Weight;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use crate::loading::packed;
+pub use crate::model::int8::{Inputs, Int8Weight};
 
 /// What a tensor does in the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 
 use super::form::{Element, Form, Part, to_tiles};
 use crate::base::error::Result;
-use crate::model::int8::Int8Weight;
+use crate::model::weights::Int8Weight;
 use std::ops::Range;
 
 /// Some rows and columns of a weight that are, or become, codes.

@@ -15,9 +15,8 @@ use super::soc::Facts;
 use crate::backend::ComputeType;
 use crate::base::error::Result;
 use crate::model::cut::RankPart;
-use crate::model::int8::{Inputs, Int8Weight};
 use crate::model::spec::DecoderSpec;
-use crate::model::weights::{Role, WeightSet};
+use crate::model::weights::{Inputs, Int8Weight, Role, WeightSet};
 
 /// The form of a product's matrix and input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

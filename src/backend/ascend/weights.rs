@@ -13,9 +13,8 @@ use super::upload::Uploader;
 use crate::backend::shapes;
 use crate::base::error::Result;
 use crate::model::cut::RankPart;
-use crate::model::int8::{Inputs, Int8Weight};
 use crate::model::spec::DecoderSpec;
-use crate::model::weights::{Role, Weight, WeightSet};
+use crate::model::weights::{Inputs, Int8Weight, Role, Weight, WeightSet};
 use std::ops::Range;
 
 /// A rank's weights.
