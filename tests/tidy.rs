@@ -18,8 +18,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("capi", &["capi", "open", "engine", "backend", "text", "sampling", "base"]),
 ];
 
-/// Backends' model imports: the spec, the weight source (the int8 one too) and its cut, nothing else of it.
-const BACKEND_MAY_READ: &[&str] = &["model::cut", "model::int8", "model::spec", "model::weights"];
+/// Backends' model imports: the spec, the weight source and its cut, nothing else of it.
+const BACKEND_MAY_READ: &[&str] = &["model::cut", "model::spec", "model::weights"];
 
 /// Where `unsafe` may stand: the C door, the backends, and the files that talk to the system.
 const UNSAFE_ALLOWED: &[&str] = &[
