@@ -135,6 +135,18 @@ fn calls_of_another_arity_or_of_other_things() {
         };
         refused_pickle(pickle, Status::Format, &[told]);
     }
+    for (name, rest, told) in [
+        ("_rebuild_parameter", &b"\x89"[..], "of 2 arguments, expected 3"),
+        ("_rebuild_parameter", b"\x89NN", "of 4 arguments, expected 3"),
+        ("_rebuild_parameter_with_state", b"\x89N", "of 3 arguments, expected 4"),
+    ] {
+        let pickle = |form| {
+            let storage = |p: Pickle| p.storage("FloatStorage", "0", ELEMENTS, form);
+            let parameter = Pickle::new().global("torch._utils", name).raw(b"(");
+            parameter.tensor(storage, 0, &[1], &[1]).raw(rest).raw(b"tR").stop()
+        };
+        refused_pickle(pickle, Status::Format, &["a parameter", told]);
+    }
     let negated = |form| {
         let tensor = Pickle::new().global("torch._utils", "_rebuild_tensor_v2").raw(b"(");
         let tensor = tensor.storage("FloatStorage", "0", ELEMENTS, form).int(0).ints(&[1]).ints(&[1]);
