@@ -147,7 +147,7 @@ fn compare_rows(model: &Path, device: &str, tiny: &TinyModel) {
                 let blocks = per_sequence as usize;
                 sequences.push(StepSequence { first_row, rows: to - from, context: to, first_block, blocks });
             }
-            let want = |row: usize| if hidden && row % 3 == 0 { Want::Hidden } else { Want::Logits };
+            let want = |row: usize| if hidden && row.is_multiple_of(3) { Want::Hidden } else { Want::Logits };
             let wanted: Vec<_> = (0..tokens.len()).map(|row| WantedRow { row, want: want(row) }).collect();
             for wanted in wanted.chunks(8) {
                 let step = Step {
