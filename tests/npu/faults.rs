@@ -238,3 +238,26 @@ fn hang_each(test: &str, card: &str, device: &str) {
     }
     assert_eq!(simulator::leaks(), 0);
 }
+
+/// Where ATB makes no graph its operations run one by one, and the answer is the same.
+#[test]
+fn without_graphs_the_operations_run_one_by_one() {
+    if !is_child() {
+        for card in CARDS {
+            in_child("faults::without_graphs_the_operations_run_one_by_one", &settings(card, "npu:0", "20"));
+        }
+        return;
+    }
+    let dir = model();
+    simulator::open();
+    simulator::mark("graphs");
+    let expected = serve(dir.path(), "npu:0").unwrap();
+    let graphs = simulator::count("Execute");
+    // The first graph is made of the three operations before it.
+    faults("CreateOperation@4=2");
+    simulator::mark("operations");
+    assert_eq!(serve(dir.path(), "npu:0").unwrap(), expected);
+    assert!(simulator::count("Execute") > 4 * graphs, "{} executes", simulator::count("Execute"));
+    faults("");
+    expect_clean();
+}

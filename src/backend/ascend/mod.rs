@@ -14,7 +14,8 @@
 //! | `plan` | which choices follow from chip, model and options, and what they take |
 //! | `draft`, `products`, `decoder`, `program` | the decoder as graphs of operations, and running them |
 //! | `image` | a step as one block of words, divided into passes |
-//! | `rank`, `crew` | a step on one device; the ranks' threads |
+//! | `programs`, `tables`, `rank` | what a rank has on its device, and a step there |
+//! | `crew` | the ranks' threads |
 //! | `backend`, `executor` | what the engine sees |
 //! | `diagnosis` | what `aquila doctor` asks |
 
@@ -40,11 +41,13 @@ pub mod plan;
 pub mod probe;
 pub mod products;
 pub mod program;
+pub mod programs;
 pub mod rank;
 pub mod search;
 pub mod shim;
 pub mod soc;
 pub mod table;
+pub mod tables;
 pub mod upload;
 pub mod version;
 pub mod weights;

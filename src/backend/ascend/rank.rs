@@ -8,13 +8,15 @@
 use super::acl;
 use super::atb::{Desc, Tensor};
 use super::comm::Comm;
-use super::decoder::{Decoder, Epilogue, Shared};
+use super::decoder::Shared;
 use super::device::{Device, Event, Stream};
 use super::form::HalfType;
 use super::image::{ID_WORDS, Image, List, Pass, PassKind, SLOTS};
 use super::memory::{DeviceBuffer, PinnedBuffer};
 use super::plan::{STAGING_BYTES, Setup};
 use super::program::{Lane, Making, Program};
+use super::programs::{Builder, Programs};
+use super::tables::Tables;
 use super::upload::{Told, Uploader};
 use super::weights::RankWeights;
 use crate::base::error::{Error, Result, Status};
@@ -52,22 +54,6 @@ pub struct RankOptions<'a> {
     pub load_milliseconds: u32,
 }
 
-/// Memory that stays: tables and what a step works on.
-#[derive(Debug)]
-struct Tables {
-    cosines: Tensor,
-    sines: Tensor,
-    prompt_mask: Tensor,
-    chunk_mask: Option<Tensor>,
-    /// The residual stream, in turns.
-    x: [DeviceBuffer; 2],
-    /// Cosines, sines and mask rows of a pass.
-    pass_cosines: DeviceBuffer,
-    pass_sines: DeviceBuffer,
-    pass_mask: Option<DeviceBuffer>,
-    _buffers: Vec<DeviceBuffer>,
-}
-
 /// A step's words on both sides, and its results.
 #[derive(Debug)]
 struct Slot {
@@ -77,14 +63,6 @@ struct Slot {
     fed: Event,
     /// Its results are in pinned memory.
     done: Event,
-}
-
-/// The programs of a pass.
-#[derive(Debug)]
-struct PassPrograms {
-    prologue: Program,
-    carried: Option<Program>,
-    layers: Vec<Program>,
 }
 
 /// A step in flight.
@@ -99,8 +77,7 @@ struct Flight {
 /// One device and what it holds. Fields are dropped in order: what uses before what is used.
 #[derive(Debug)]
 pub struct Rank {
-    passes: [Option<PassPrograms>; 3],
-    epilogues: [Program; 3],
+    programs: Programs,
     in_flight: VecDeque<Flight>,
     slots: [Slot; SLOTS],
     /// The device's block of words: two steps' lists and results.
@@ -116,7 +93,6 @@ pub struct Rank {
     setup: Setup,
     spec: DecoderSpec,
     rank: usize,
-    making: Making,
     step_milliseconds: u32,
 }
 
@@ -158,27 +134,25 @@ impl Rank {
             })
         };
         let slots = [slot()?, slot()?];
-        lane.reserve(options.workspace_bytes as usize)?;
         let builder = Builder {
             device,
             lane: &lane,
             comm: comm.as_ref(),
-            options,
+            setup,
+            spec,
+            rank: options.rank,
+            making: options.making,
             weights: &weights,
             caches: &caches,
             words: &words,
         };
-        let pass = |kind| builder.pass(&tables, kind, None).map(Some);
-        let chunk = if setup.prefill_over_cache { pass(PassKind::Chunk)? } else { None };
-        let passes = [pass(PassKind::Prompt)?, chunk, pass(PassKind::Token)?];
-        let epilogues = [
-            builder.epilogue(Epilogue::Logits)?,
-            builder.epilogue(Epilogue::Select)?,
-            builder.epilogue(Epilogue::Hidden)?,
-        ];
+        let programs = Programs::new(&builder, &tables)?;
+        // Node by node the workspace is a kernel's, and the tensors between nodes take what is planned.
+        if programs.making == Making::Graphs {
+            lane.reserve(options.workspace_bytes as usize)?;
+        }
         Ok(Rank {
-            passes,
-            epilogues,
+            programs,
             in_flight: VecDeque::with_capacity(SLOTS),
             slots,
             words,
@@ -192,7 +166,6 @@ impl Rank {
             setup: setup.clone(),
             spec: spec.clone(),
             rank: options.rank,
-            making: options.making,
             step_milliseconds: options.step_milliseconds,
         })
     }
@@ -274,7 +247,7 @@ impl Rank {
             }
             None => None,
         };
-        let programs = self.passes[pass.kind as usize].as_mut();
+        let programs = self.programs.passes[pass.kind as usize].as_mut();
         let programs = programs.ok_or_else(|| Error::new(Status::Internal, "this card has no such pass"))?;
         let positions = words.tensor(pass.positions)?;
         let prologue = if pass.index.len > 0 {
@@ -357,7 +330,7 @@ impl Rank {
             (pass.selects, acl::ACL_INT32, output + done.2, 1),
             (pass.hiddens, acl::ACL_FLOAT, hidden + done.1 * layout.hidden_words, layout.hidden_words),
         ];
-        for (program, (list, dtype, at, width)) in self.epilogues.iter_mut().zip(wanted) {
+        for (program, (list, dtype, at, width)) in self.programs.epilogues.iter_mut().zip(wanted) {
             if list.len == 0 {
                 continue;
             }
@@ -402,21 +375,14 @@ impl Rank {
         self.feed_words(image)?;
         let mut done = (0, 0, 0);
         for pass in &image.passes {
-            let options = RankOptions {
-                setup: &self.setup,
-                spec: &self.spec,
-                rank: self.rank,
-                kv_blocks: 0,
-                workspace_bytes: 0,
-                making: self.making,
-                step_milliseconds: self.step_milliseconds,
-                load_milliseconds: 0,
-            };
             let builder = Builder {
                 device: &self.device,
                 lane: &self.lane,
                 comm: self.comm.as_ref(),
-                options: &options,
+                setup: &self.setup,
+                spec: &self.spec,
+                rank: self.rank,
+                making: self.programs.making,
                 weights: &self.weights,
                 caches: &self.caches,
                 words: &self.words,
@@ -523,173 +489,6 @@ impl Words<'_> {
         let desc = Desc::new(acl::ACL_INT32, acl::ACL_FORMAT_ND, dims)?;
         let host = self.slot.input.bytes()[list.at * 4..].as_ptr().cast_mut().cast();
         Ok(Tensor::new(desc, self.device.at((self.base + list.at) * 4)?)?.with_host(host))
-    }
-}
-
-/// Makes programs and gives them the tensors that stay.
-struct Builder<'a> {
-    device: &'a Device,
-    lane: &'a Lane,
-    comm: Option<&'a Comm>,
-    options: &'a RankOptions<'a>,
-    weights: &'a RankWeights,
-    caches: &'a [[DeviceBuffer; 2]],
-    words: &'a DeviceBuffer,
-}
-
-impl Builder<'_> {
-    fn decoder(&self) -> Decoder<'_> {
-        let RankOptions { setup, spec, rank, .. } = *self.options;
-        Decoder {
-            context: &self.lane.context,
-            facts: setup.facts,
-            spec,
-            part: &setup.parts[rank],
-            dtype: setup.dtype,
-            comm: self.comm,
-            holds: &setup.holds,
-        }
-    }
-
-    fn program(&self, draft: super::draft::Draft) -> Result<Program> {
-        Program::new(&self.lane.context, self.device, draft, self.options.making)
-    }
-
-    /// The programs of a pass, with as many layers a graph as is usual, or `layers`.
-    fn pass(&self, tables: &Tables, kind: PassKind, layers: Option<usize>) -> Result<PassPrograms> {
-        let decoder = self.decoder();
-        let setup = self.options.setup;
-        let mut prologue = self.program(decoder.prologue(kind, false)?)?;
-        let stay = [self.weights.embedding, tables.cosines, tables.sines];
-        prologue.inputs()[2..5].copy_from_slice(&stay);
-        if let (PassKind::Chunk, Some(mask)) = (kind, tables.chunk_mask) {
-            prologue.inputs()[5] = mask;
-        }
-        let carried = if kind == PassKind::Token {
-            let mut carried = self.program(decoder.prologue(kind, true)?)?;
-            let block = [setup.layout.words() as i64, 1];
-            let block = Desc::new(acl::ACL_INT32, acl::ACL_FORMAT_ND, &block)?;
-            carried.inputs()[0] = Tensor::new(block, self.words.at(0)?)?;
-            carried.inputs()[3..6].copy_from_slice(&stay);
-            Some(carried)
-        } else {
-            None
-        };
-        let shared = Shared::count(kind) as usize;
-        let mut programs = Vec::new();
-        for graph in setup.graphs(kind, shared, layers.unwrap_or(usize::MAX)) {
-            let mut program = self.program(decoder.layers(kind, graph.clone())?)?;
-            let mut tensors = program.inputs().iter_mut().skip(shared);
-            for layer in graph {
-                let caches = [self.cache(layer, 0)?, self.cache(layer, 1)?];
-                let weights = &self.weights.layers[layer];
-                // In this order the zip takes no place beyond the layer's last.
-                for (tensor, to) in weights.iter().chain(&caches).zip(&mut tensors) {
-                    *to = *tensor;
-                }
-            }
-            if kind == PassKind::Prompt {
-                program.inputs()[Shared::PROMPT_MASK as usize] = tables.prompt_mask;
-            }
-            programs.push(program);
-        }
-        Ok(PassPrograms { prologue, carried, layers: programs })
-    }
-
-    fn epilogue(&self, what: Epilogue) -> Result<Program> {
-        let mut program = self.program(self.decoder().epilogue(what)?)?;
-        program.inputs()[2] = self.weights.final_norm;
-        if what != Epilogue::Hidden {
-            program.inputs()[3] = self.weights.head;
-        }
-        Ok(program)
-    }
-
-    /// Keys (0) or values (1) of a layer: `[blocks, tokens, heads, D]`, in tiles `[blocks, heads·D / 16, tokens, 16]`.
-    fn cache(&self, layer: usize, which: usize) -> Result<Tensor> {
-        let RankOptions { setup, spec, rank, .. } = *self.options;
-        let part = &setup.parts[rank];
-        let buffer = &self.caches[layer][which];
-        let piece = setup.block_bytes(spec, rank) as usize / (2 * spec.layers);
-        let (blocks, tokens) = ((buffer.len() / piece) as i64, setup.block_tokens as i64);
-        let (format, dims) = if setup.facts.tiled {
-            (acl::ACL_FORMAT_FRACTAL_NZ, [blocks, part.kv_width() as i64 / 16, tokens, 16])
-        } else {
-            (acl::ACL_FORMAT_ND, [blocks, tokens, part.kv_heads.len() as i64, spec.head_dim as i64])
-        };
-        Tensor::new(Desc::new(setup.dtype.acl(), format, &dims)?, buffer.at(0)?)
-    }
-}
-
-impl Tables {
-    fn new(
-        device: &Device,
-        uploader: &mut Uploader<'_>,
-        setup: &Setup,
-        spec: &DecoderSpec,
-    ) -> Result<Tables> {
-        let mut buffers = Vec::new();
-        let result = Self::bring(&mut buffers, device, uploader, setup, spec);
-        let finished = uploader.finish();
-        let (cosines, sines, prompt_mask, chunk_mask) = result?;
-        finished?;
-        let rows = setup.layout.rows;
-        let angle = super::atb::element_bytes(cosines.desc.dtype)? as usize;
-        let buffer = |bytes| DeviceBuffer::new(device, bytes);
-        let pass_mask = match chunk_mask {
-            Some(_) => Some(buffer(rows * setup.context * 2)?),
-            None => None,
-        };
-        Ok(Tables {
-            cosines,
-            sines,
-            prompt_mask,
-            chunk_mask,
-            x: [buffer(rows * spec.hidden * 2)?, buffer(rows * spec.hidden * 2)?],
-            pass_cosines: buffer(rows * spec.head_dim * angle)?,
-            pass_sines: buffer(rows * spec.head_dim * angle)?,
-            pass_mask,
-            _buffers: buffers,
-        })
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn bring(
-        buffers: &mut Vec<DeviceBuffer>,
-        device: &Device,
-        uploader: &mut Uploader<'_>,
-        setup: &Setup,
-        spec: &DecoderSpec,
-    ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
-        let nd = acl::ACL_FORMAT_ND;
-        let mut take = |bytes: u64| -> Result<usize> {
-            buffers.push(DeviceBuffer::new(device, bytes as usize)?);
-            Ok(buffers.len() - 1)
-        };
-        let angle = if setup.dtype == HalfType::F16 { acl::ACL_FLOAT } else { acl::ACL_BF16 };
-        let angles = Desc::new(angle, nd, &[setup.context as i64, spec.head_dim as i64])?;
-        let side = setup.prompt_mask_side();
-        let mask = if setup.facts.tiled {
-            let tiles = [1, (side / 16) as i64, side as i64, 16];
-            Desc::new(setup.dtype.acl(), acl::ACL_FORMAT_FRACTAL_NZ, &tiles)?
-        } else {
-            Desc::new(setup.dtype.acl(), nd, &[side as i64, side as i64])?
-        };
-        let context = setup.context as i64;
-        let over_cache = Desc::new(setup.dtype.acl(), nd, &[context, context])?;
-        let places = [take(angles.bytes()?)?, take(angles.bytes()?)?, take(mask.bytes()?)?];
-        let chunk = if setup.prefill_over_cache { Some(take(over_cache.bytes()?)?) } else { None };
-        uploader.angles(spec, setup.context, setup.dtype, true, &buffers[places[0]])?;
-        uploader.angles(spec, setup.context, setup.dtype, false, &buffers[places[1]])?;
-        let binary = setup.facts.high_precision_attention;
-        uploader.prompt_mask(side, setup.facts.tiled, binary, setup.dtype, &buffers[places[2]])?;
-        let mut chunk_mask = None;
-        if let Some(place) = chunk {
-            uploader.chunk_mask(setup.context, setup.dtype, &buffers[place])?;
-            chunk_mask = Some(Tensor::new(over_cache, buffers[place].at(0)?)?);
-        }
-        let tensor = |desc, place: usize| Tensor::new(desc, buffers[place].at(0)?);
-        Ok((tensor(angles, places[0])?, tensor(angles, places[1])?, tensor(mask, places[2])?, chunk_mask))
     }
 }
 
