@@ -16,7 +16,7 @@ pub struct LoadArgs {
     /// Where to run: auto, cpu, npu:0, npu:0,1
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Type of the weights in use: f32, f16, bf16, q8, q4 [default: as stored]
+    /// Type of the weights in use: f32, f16, bf16, q8, q4; on an NPU f16, bf16, w8a8 [default: as stored]
     #[arg(long)]
     pub dtype: Option<String>,
     /// Type of cached keys and values: f32, f16, bf16, i8 [default: like the weights]
