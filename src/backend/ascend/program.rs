@@ -76,11 +76,6 @@ impl Lane {
         Ok(())
     }
 
-    /// Bytes of the device that workspace takes.
-    pub fn workspace_bytes(&self) -> usize {
-        [&self.workspace, &self.mids].into_iter().flatten().map(DeviceBuffer::len).sum()
-    }
-
     /// Makes the workspace so large, which waits for the stream where it has to grow.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if self.workspace.as_ref().map_or(0, DeviceBuffer::len) < bytes {

@@ -442,11 +442,6 @@ impl Rank {
         }
         Ok(())
     }
-
-    /// Bytes of workspace that ATB has turned out to need.
-    pub fn workspace_bytes(&self) -> usize {
-        self.lane.workspace_bytes()
-    }
 }
 
 impl Drop for Rank {
