@@ -12,7 +12,9 @@
 //! | [`text`] | tokenizer, chat templates, streaming decoder, stop strings |
 //! | [`sampling`] | parameters, penalties, filters, random numbers |
 //! | [`backend`] | the traits of a device, and under it `cpu` and the first layer of `ascend` |
-//! | [`loading`] | untrusted bytes to checked tensors: safetensors, GGUF |
+//! | [`export`] | checkpoints out of checkpoints: cut for several cards, joined, converted |
+//! | [`loading`] | untrusted bytes to checked tensors: safetensors, torch's files, GGUF |
+//! | [`saving`] | tensors to files: the other direction |
 //! | [`base`] | leans on nothing: errors, limits, checked arithmetic, buffers, fork and clock |
 //!
 //! A Rust host uses [`open::load`] and [`engine::Engine`]; every other host uses `include/aquila.h`.
@@ -26,10 +28,12 @@ pub mod base;
 #[cfg(feature = "capi")]
 mod capi;
 pub mod engine;
+pub mod export;
 pub mod loading;
 pub mod model;
 pub mod open;
 pub mod sampling;
+pub mod saving;
 pub mod text;
 
 pub use base::error::{Error, Result, Status};

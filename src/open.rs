@@ -203,8 +203,10 @@ impl Opened {
             lock_memory: options.lock_memory,
             copy_weights: options.no_mmap,
         };
-        let plan =
-            |backend: &dyn Backend| backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options);
+        let plan = |backend: &dyn Backend| {
+            check_world_size(&checkpoint, backend)?;
+            backend.plan(&checkpoint.spec, &checkpoint.weights, &executor_options)
+        };
         let mut backend = backends.remove(0);
         let mut memory = plan(&*backend);
         // What an NPU cannot run, or has no room for, is the CPU's where the choice is ours.
@@ -248,6 +250,20 @@ impl Opened {
             .map_err(|error| error.at(model.display()))?;
         Ok((spec, memory, executor))
     }
+}
+
+/// A checkpoint that was cut runs on as many cards as it was cut for; the CPU joins it.
+fn check_world_size(checkpoint: &Checkpoint, backend: &dyn Backend) -> Result<()> {
+    let Some(parts) = checkpoint.world_size.filter(|_| backend.name() != "cpu") else { return Ok(()) };
+    let ranks = backend.ranks();
+    crate::ensure!(
+        parts == ranks,
+        Argument,
+        "part_model: it was cut for {parts} cards (world_size in config.json), device {} names {ranks}: name as many, cut \
+         it anew (aquila split), or use the whole model, which is cut while it is loaded",
+        backend.name()
+    );
+    Ok(())
 }
 
 /// Why a device is not the one for a model.

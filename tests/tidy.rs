@@ -14,6 +14,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["model", "loading", "base"]),
     ("backend", &["backend", "model", "base"]),
     ("engine", &["engine", "backend", "model", "text", "sampling", "loading", "base"]),
+    ("saving", &["saving", "base"]),
+    ("export", &["export", "saving", "backend", "model", "text", "loading", "base"]),
     ("open", &["open", "engine", "backend", "model", "text", "loading", "base"]),
     ("capi", &["capi", "open", "engine", "backend", "text", "sampling", "base"]),
 ];

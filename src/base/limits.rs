@@ -11,6 +11,8 @@ pub const WIDTH_MAX: u32 = 1 << 20;
 pub const VOCAB_MAX: u32 = 1 << 24;
 /// Largest attention head: beyond it no kernel's stack tile would fit.
 pub const HEAD_DIM_MAX: u32 = 1024;
+/// Most parts that a model is cut in: more than any server has cards.
+pub const RANKS_MAX: u32 = 256;
 /// Most tensors in a checkpoint.
 pub const TENSORS_MAX: usize = 1 << 17;
 /// Longest JSON text (config, index, tokenizer): Aquila2's tokenizer.json has under 10 MB.

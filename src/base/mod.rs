@@ -13,6 +13,7 @@ pub mod event_fd;
 pub mod fork;
 pub mod limits;
 pub mod memory;
+pub mod new_dir;
 pub mod new_file;
 pub mod region;
 pub mod reserve;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How the names of unfinished files begin and end.
-const TEMPORARY: (&str, &str) = (".aquila-", ".tmp");
+pub(super) const TEMPORARY: (&str, &str) = (".aquila-", ".tmp");
 /// Bytes of one write, a multiple of every large page's: an interruption waits no longer than for these.
 const WRITE_BYTES: usize = 8 << 20;
 /// Entries of the directory that are looked at for what dead writers left.
@@ -104,14 +104,18 @@ fn directory(target: &Path) -> &Path {
     target.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."))
 }
 
+/// The name of something unfinished, another one each time.
+pub(super) fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{}{}-{number}-{now:x}{}", TEMPORARY.0, std::process::id(), TEMPORARY.1)
+}
+
 /// A new, locked file in `dir`, for `what`.
 fn take_temporary(dir: &Path, what: &str) -> Result<(File, PathBuf)> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
     for _ in 0..ATTEMPTS {
-        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let unique = format!("{}-{number}-{now:x}", std::process::id());
-        let path = dir.join(format!("{}{unique}{}", TEMPORARY.0, TEMPORARY.1));
+        let path = dir.join(unique());
         let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(cause) => return Err(Error::io(&format!("write {what} in it"), dir, &cause)),

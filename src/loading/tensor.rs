@@ -159,9 +159,9 @@ impl TensorTable {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The identity of all files together. Both ends of each are read.
-    pub fn source_key(&self) -> SourceKey {
-        let files = self.files.iter().zip(&self.modified_ns);
+    /// The identity of all files of all tables together. Both ends of each are read.
+    pub fn source_key(tables: &[TensorTable]) -> SourceKey {
+        let files = tables.iter().flat_map(|table| table.files.iter().zip(&table.modified_ns));
         SourceKey::of(files.map(|((name, bytes), time)| (name.as_str(), *time, &**bytes)))
     }
 

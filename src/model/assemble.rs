@@ -15,13 +15,14 @@ use crate::model::weights::{Role, RowMap, Weight, WeightSet};
 use std::collections::HashSet;
 
 /// Builds the weights of `config`'s decoder and settles whether the head is tied. `place` is the file
-/// that a missing tensor is missing from, `description` what msModelSlim says of a directory of its. Odd things are
-/// added to the config's warnings.
+/// that a missing tensor is missing from, `description` what msModelSlim says of a directory of its, `head_shape` that of the
+/// head where it is not all of it. Odd things are added to the config's warnings.
 pub fn weights(
     config: &mut ModelConfig,
     table: &TensorTable,
     naming: Naming,
     description: Option<&Description>,
+    head_shape: Option<(usize, usize)>,
     place: &str,
 ) -> Result<WeightSet> {
     let head = naming.tensor(0, Role::Head);
@@ -35,7 +36,7 @@ pub fn weights(
     }
     let spec = &config.spec;
     let (set, used) = (WeightSet::default(), HashSet::new());
-    let mut builder = Builder { spec, table, naming, description, place, set, used };
+    let mut builder = Builder { spec, table, naming, description, head_shape, place, set, used };
     builder.need(0, Role::Embedding)?;
     for layer in 0..spec.layers {
         for role in LAYER_ROLES {
@@ -71,6 +72,7 @@ struct Builder<'a> {
     table: &'a TensorTable,
     naming: Naming,
     description: Option<&'a Description>,
+    head_shape: Option<(usize, usize)>,
     place: &'a str,
     set: WeightSet,
     used: HashSet<String>,
@@ -136,7 +138,10 @@ impl Builder<'_> {
     }
 
     fn need_named(&mut self, layer: usize, role: Role, name: String) -> Result<()> {
-        let (rows, cols) = shape(role, self.spec);
+        let (rows, cols) = match self.head_shape {
+            Some(part) if role == Role::Head => part,
+            _ => shape(role, self.spec),
+        };
         let expected = if is_vector(role) { vec![cols] } else { vec![rows, cols] };
         let Some(stored) = self.table.get(&name) else {
             crate::bail!(Format, "{}: tensor {name}: expected {expected:?}, found none", self.place)

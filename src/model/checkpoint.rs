@@ -1,11 +1,15 @@
 //! A checkpoint as a whole: which kind it is, its decoder, its weights, and what else it holds.
 
+mod parts;
+
+pub use parts::{PARTS, part_dir};
+
 use crate::base::error::{Error, Result};
 use crate::loading::file::SourceFile;
 use crate::loading::gguf::{self, Gguf};
 use crate::loading::index;
 use crate::loading::modelslim::{self, Description};
-use crate::loading::packed::Store;
+use crate::loading::packed::{SourceKey, Store};
 use crate::loading::safetensors;
 use crate::loading::tensor::{Named, StoredType, TensorTable};
 use crate::loading::tokenizer_files::TokenizerFiles;
@@ -16,7 +20,7 @@ use crate::model::gguf_config;
 use crate::model::names::Naming;
 use crate::model::spec::DecoderSpec;
 use crate::model::verify;
-use crate::model::weights::{Role, WeightSet};
+use crate::model::weights::{Role, Weight, WeightSet};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
@@ -61,7 +65,13 @@ pub struct Checkpoint {
     pub facts: Vec<(&'static str, String)>,
     /// What looks wrong, and does not keep it from running.
     pub warnings: Vec<String>,
-    table: TensorTable,
+    /// Its config.json in Hugging Face's form, where there is one.
+    pub config: Option<PathBuf>,
+    /// For how many cards it was cut; `None` where it is whole.
+    pub world_size: Option<usize>,
+    tables: Vec<TensorTable>,
+    /// Tensors that two parts hold and that must be equal.
+    copies: Vec<(Weight, Weight)>,
 }
 
 impl Checkpoint {
@@ -103,8 +113,25 @@ impl Checkpoint {
         finish_directory(dir, Shards::one(source, header)?, description.as_ref(), no_mmap)
     }
 
-    /// Refuses NaN and infinity in any weight: `Format` naming file, tensor and the first element.
+    /// Opens the parts of a checkpoint that was cut for several cards, also where it lies there whole.
+    pub fn open_parts(model: &Path) -> Result<Checkpoint> {
+        crate::ensure!(
+            parts::are_in(model),
+            NotFound,
+            "{}: expected {PARTS}/0/{CONFIG} in it, found none",
+            model.display()
+        );
+        parts::open(model, false)
+    }
+
+    /// `Format` where parts hold different copies of a tensor that is not cut.
+    pub fn compare_copies(&self) -> Result<()> {
+        self.copies.iter().try_for_each(|(first, other)| parts::require_equal(first, other))
+    }
+
+    /// Refuses NaN and infinity in any weight, and copies that differ: `Format` naming file, tensor and the first element.
     pub fn scan_finite(&self, progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        self.compare_copies()?;
         verify::scan_finite(&self.weights, progress).map_err(|error| error.at(self.file_names()))
     }
 
@@ -116,7 +143,7 @@ impl Checkpoint {
             tokenizer_vocab <= embedding.rows,
             Format,
             "{}: tensor {}: expected a row for each of the tokenizer's {tokenizer_vocab} ids, found {}",
-            self.table.file_of(&embedding.name),
+            self.tables.first().map_or("", |table| table.file_of(&embedding.name)),
             embedding.name,
             embedding.rows
         );
@@ -131,18 +158,23 @@ impl Checkpoint {
 
     /// Tells it from others: names, sizes and both ends of its weight files, hashed.
     pub fn fingerprint(&self) -> u64 {
-        self.table.source_key().contents
+        self.source_key().contents
     }
 
     /// Lets a backend keep converted weights in the directory `dir`, and take them from there. With `verify` every
     /// payload is compared with its checksum, with `copy` files are read instead of mapped.
     pub fn keep_packed(&mut self, dir: &Path, verify: bool, copy: bool) {
         let model = self.names.first().map_or("model", String::as_str);
-        self.weights.keep_packed(Store::new(dir, model, self.table.source_key(), verify, copy));
+        self.weights.keep_packed(Store::new(dir, model, self.source_key(), verify, copy));
+    }
+
+    fn source_key(&self) -> SourceKey {
+        TensorTable::source_key(&self.tables)
     }
 
     fn file_names(&self) -> String {
-        let names: Vec<&str> = self.table.files().iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> =
+            self.tables.iter().flat_map(TensorTable::files).map(|(name, _)| name.as_str()).collect();
         match names.as_slice() {
             [first, _, .., last] => format!("{first} … {last}"),
             _ => names.join(", "),
@@ -259,11 +291,15 @@ fn open_directory(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
     let names = listing(dir)?;
     let with = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     let has = |name: &str| names.iter().any(|n| n == name);
+    parts::refuse_inside(dir, &names)?;
     let description = if has(CONFIG) { Description::find(dir, &names)? } else { None };
     if has(CONFIG)
         && let Some(shards) = Shards::find(dir, &names, description.is_some())?
     {
         return finish_directory(dir, shards, description.as_ref(), no_mmap);
+    }
+    if parts::are_in(dir) {
+        return parts::open(dir, no_mmap);
     }
     // Directories of GGUF files often carry the config.json of the model that they were made from.
     match with(".gguf").as_slice() {
@@ -308,24 +344,35 @@ fn finish_directory(
 ) -> Result<Checkpoint> {
     let Shards { parts, format, place } = shards;
     let mut config = config::read(&SourceFile::open(&dir.join(CONFIG))?)?;
+    if let Some(ranks) = config.world_size.filter(|&ranks| ranks > 1) {
+        let long = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+        return Err(parts::above(dir, &format!("one of {ranks} parts"), &long));
+    }
+    ids_of(dir, &mut config)?;
+    let table = TensorTable::new(parts, no_mmap)?;
+    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, description, None, &place)?;
+    let files = TokenizerFiles::find(dir)?;
+    let tokenizer = files.kind().unwrap_or("none").to_string();
+    finish(
+        config,
+        vec![table],
+        weights,
+        TokenizerSource::Files(files),
+        Sources { config: Some(dir.join(CONFIG)), ..Sources::default() },
+        dir,
+        [("format", format), ("tokenizer", tokenizer)],
+    )
+}
+
+/// Adds what a generation_config.json in `dir` says of the ids: it comes first.
+fn ids_of(dir: &Path, config: &mut ModelConfig) -> Result<()> {
     let generation = dir.join(GENERATION_CONFIG);
     if generation.exists() {
         let mut ids = config::generation_ids(&SourceFile::open(&generation)?, &mut config.warnings)?;
         ids.add(&config.ids.bos.into_iter().collect::<Vec<_>>(), &config.ids.eos);
         config.ids = ids;
     }
-    let table = TensorTable::new(parts, no_mmap)?;
-    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, description, &place)?;
-    let files = TokenizerFiles::find(dir)?;
-    let tokenizer = files.kind().unwrap_or("none").to_string();
-    finish(
-        config,
-        table,
-        weights,
-        TokenizerSource::Files(files),
-        dir,
-        [("format", format), ("tokenizer", tokenizer)],
-    )
+    Ok(())
 }
 
 fn open_gguf(source: SourceFile, no_mmap: bool) -> Result<Checkpoint> {
@@ -338,11 +385,12 @@ fn open_gguf(source: SourceFile, no_mmap: bool) -> Result<Checkpoint> {
     let mut config = gguf_config::read(&gguf, rows.copied())?;
     let table = TensorTable::new(vec![(source, named)], no_mmap)?;
     check_rope_factors(&table, &place)?;
-    let weights = assemble::weights(&mut config, &table, Naming::Gguf, None, &place)?;
+    let weights = assemble::weights(&mut config, &table, Naming::Gguf, None, None, &place)?;
     let tokenizer = gguf.string("tokenizer.ggml.model")?.unwrap_or("none").to_string();
     let format = format!("GGUF version {}", gguf.version());
     let source = TokenizerSource::Gguf(Arc::new(gguf));
-    finish(config, table, weights, source, &path, [("format", format), ("tokenizer", tokenizer)])
+    let facts = [("format", format), ("tokenizer", tokenizer)];
+    finish(config, vec![table], weights, source, Sources::default(), &path, facts)
 }
 
 /// Factors on single rotary frequencies belong to another kind of scaling. Some files carry them with
@@ -361,11 +409,20 @@ fn check_rope_factors(table: &TensorTable, place: &str) -> Result<()> {
     Ok(())
 }
 
+/// What else is known of where a checkpoint comes from.
+#[derive(Default)]
+struct Sources {
+    config: Option<PathBuf>,
+    world_size: Option<usize>,
+    copies: Vec<(Weight, Weight)>,
+}
+
 fn finish(
     config: ModelConfig,
-    table: TensorTable,
+    tables: Vec<TensorTable>,
     weights: WeightSet,
     tokenizer: TokenizerSource,
+    sources: Sources,
     path: &Path,
     first_facts: [(&'static str, String); 2],
 ) -> Result<Checkpoint> {
@@ -381,7 +438,20 @@ fn finish(
         facts.push(("score clamp", format!("±{clamp}")));
     }
     let names = path_names(path).into_iter().chain(names).collect();
-    Ok(Checkpoint { spec, weights, tokenizer, ids, names, facts, warnings, table })
+    let Sources { config, world_size, copies } = sources;
+    Ok(Checkpoint {
+        spec,
+        weights,
+        tokenizer,
+        ids,
+        names,
+        facts,
+        warnings,
+        config,
+        world_size,
+        tables,
+        copies,
+    })
 }
 
 /// The names that a path gives its model: the name it was asked for by (which may be a link's), the name of what

@@ -1,7 +1,9 @@
 //! config.json and generation_config.json of a Hugging Face directory, to a [`DecoderSpec`].
 
 use crate::base::error::Result;
-use crate::base::limits::{CONFIG_BYTES_MAX, CONTEXT_MAX, HEAD_DIM_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
+use crate::base::limits::{
+    CONFIG_BYTES_MAX, CONTEXT_MAX, HEAD_DIM_MAX, LAYERS_MAX, RANKS_MAX, VOCAB_MAX, WIDTH_MAX,
+};
 use crate::loading::file::SourceFile;
 use crate::loading::json;
 use crate::model::fields::Fields;
@@ -23,6 +25,10 @@ pub struct ModelConfig {
     pub attention_bias: Option<bool>,
     /// Whether biases in the feed-forward are stated.
     pub mlp_bias: Option<bool>,
+    /// Where this is one rank's part of a model: of how many.
+    pub world_size: Option<usize>,
+    /// Rows of all ranks' parts of the head together, zeros included, where they are more than ids.
+    pub padded_vocab: Option<usize>,
     /// Token ids that the files name.
     pub ids: TokenIds,
     /// Names that the model goes by, for the choice of a chat template.
@@ -111,6 +117,8 @@ pub fn parse(name: &str, text: &[u8]) -> Result<ModelConfig> {
         tie: fields.boolean("tie_word_embeddings")?,
         attention_bias: fields.boolean("attention_bias")?,
         mlp_bias: fields.boolean("mlp_bias")?,
+        world_size: fields.uint("world_size", 1..=RANKS_MAX)?,
+        padded_vocab: fields.uint("padded_vocab_size", 1..=VOCAB_MAX)?,
         ids,
         names: fields.string("_name_or_path")?.map(String::from).into_iter().collect(),
         warnings,
@@ -291,7 +299,7 @@ fn read_scaling(rope: &Fields, spec: &mut DecoderSpec) -> Result<()> {
 }
 
 /// Keys that are read above, and those that say nothing about how to compute.
-const KNOWN_KEYS: [&str; 49] = [
+const KNOWN_KEYS: [&str; 52] = [
     "_name_or_path",
     "architectures",
     "attention_bias",
@@ -325,11 +333,13 @@ const KNOWN_KEYS: [&str; 49] = [
     "output_attentions",
     "output_hidden_states",
     "pad_token_id",
+    "padded_vocab_size",
     "partial_rotary_factor",
     "pretraining_tp",
     "quantization",
     "quantization_config",
     "quantize",
+    "rank",
     "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",
@@ -341,6 +351,7 @@ const KNOWN_KEYS: [&str; 49] = [
     "use_cache",
     "use_sliding_window",
     "vocab_size",
+    "world_size",
 ];
 
 fn warn_of_unknown_keys(fields: &Fields, warnings: &mut Vec<String>) {

@@ -72,6 +72,45 @@ impl RankPart {
         })
     }
 
+    /// The part of rank `rank` of `ranks` where all parts have the same shapes, as files of parts have them. `Argument`
+    /// with the reason where they cannot.
+    pub fn even(spec: &DecoderSpec, rank: usize, ranks: usize) -> Result<RankPart> {
+        let (heads, kv_heads) = (spec.heads, spec.kv_heads);
+        let refused = |why: String| crate::error!(Argument, "world size {ranks}: {why}");
+        crate::ensure!(ranks > 0 && rank < ranks, Argument, "world size {ranks}: expected 1 or more");
+        if !heads.is_multiple_of(ranks) {
+            return Err(refused(format!("expected a divisor of the model's {heads} attention heads")));
+        }
+        if !kv_heads.is_multiple_of(ranks) && !ranks.is_multiple_of(kv_heads) {
+            return Err(refused(format!("expected a divisor or a multiple of its {kv_heads} key heads")));
+        }
+        if !spec.ffn.is_multiple_of(ranks) {
+            return Err(refused(format!("expected a divisor of its {} rows of the feed-forward", spec.ffn)));
+        }
+        let kv_heads = match kv_heads / ranks {
+            0 => rank * kv_heads / ranks..rank * kv_heads / ranks + 1,
+            each => rank * each..(rank + 1) * each,
+        };
+        let vocab_rows = spec.vocab.div_ceil(ranks).next_multiple_of(HEAD_UNIT);
+        Ok(RankPart {
+            rank,
+            ranks,
+            heads: cut(heads, rank, ranks),
+            kv_heads,
+            ffn: cut(spec.ffn, rank, ranks),
+            vocab: (rank * vocab_rows).min(spec.vocab)..((rank + 1) * vocab_rows).min(spec.vocab),
+            vocab_rows,
+            head_dim: spec.head_dim,
+            hidden: spec.hidden,
+        })
+    }
+
+    /// The decoder that this part is by itself, but for its head: fewer heads, a narrower feed-forward.
+    pub fn spec(&self, whole: &DecoderSpec) -> DecoderSpec {
+        let (heads, kv_heads, ffn) = (self.heads.len(), self.kv_heads.len(), self.ffn.len());
+        DecoderSpec { heads, kv_heads, ffn, ..whole.clone() }
+    }
+
     /// Width of this rank's query heads together.
     pub fn q_width(&self) -> usize {
         self.heads.len() * self.head_dim
@@ -197,6 +236,30 @@ mod tests {
         assert!(error.message.contains("3 key heads") && error.message.contains("4 ranks"), "{error}");
         let error = RankPart::of(&spec(32, 32, 100, 1000), 0, 2).unwrap_err();
         assert!(error.message.contains("100 rows"), "{error}");
+    }
+
+    #[test]
+    fn even_parts_are_alike_or_refused() {
+        let spec = spec(48, 8, 24576, 100_008);
+        for ranks in [1, 2, 4, 8, 16] {
+            let parts: Vec<_> = (0..ranks).map(|rank| RankPart::even(&spec, rank, ranks).unwrap()).collect();
+            for part in &parts {
+                assert_eq!(part.spec(&spec), parts[0].spec(&spec));
+                assert_eq!(part.heads.len() * ranks, 48);
+                // Its query heads are served by its key heads.
+                assert_eq!(part.heads.start / 6, part.kv_heads.start);
+                assert_eq!((part.heads.end - 1) / 6, part.kv_heads.end - 1);
+            }
+            assert_eq!(parts[0].vocab_rows * ranks, 100_008usize.next_multiple_of(16 * ranks));
+        }
+        for (ranks, reason) in
+            [(0, "1 or more"), (5, "48 attention heads"), (6, "8 key heads"), (3, "key heads")]
+        {
+            let error = RankPart::even(&spec, 0, ranks).unwrap_err();
+            assert!(error.message.contains(reason), "{ranks}: {error}");
+        }
+        let narrow = RankPart::even(&DecoderSpec { ffn: 100, ..spec }, 0, 8).unwrap_err();
+        assert!(narrow.message.contains("100 rows"), "{narrow}");
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
         architecture: "llama (GGUF)".into(),
         tie: None,
         attention_bias: None,
+        world_size: None,
+        padded_vocab: None,
         mlp_bias: None,
         ids,
         names: names.map(|name| Ok(name?.to_string())).collect::<Result<_>>()?,

@@ -117,6 +117,18 @@ impl RowMap {
             }
         }
     }
+
+    /// The wanted row that stored row `row` holds.
+    #[inline]
+    pub fn wanted(self, row: usize) -> usize {
+        match self {
+            RowMap::Identity => row,
+            RowMap::Interleaved { head_dim } => {
+                let (head, within, half) = (row / head_dim, row % head_dim, head_dim / 2);
+                head * head_dim + within / 2 + within % 2 * half
+            }
+        }
+    }
 }
 
 /// A block of stored elements that fills a rectangle of a weight.
@@ -530,6 +542,7 @@ mod tests {
         let map = RowMap::Interleaved { head_dim: 6 };
         let stored: Vec<usize> = (0..12).map(|r| map.stored(r)).collect();
         assert_eq!(stored, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        assert!((0..12).all(|r| map.wanted(map.stored(r)) == r));
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn bytes_on_disk(model: &Path) -> u64 {
 }
 
 /// A number of bytes: `1500000`, `512M`, `8G`, `8GiB`. The letters are powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let power = match unit.to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {

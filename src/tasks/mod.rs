@@ -10,6 +10,7 @@
 //! | `bench` | `aquila bench` |
 //! | `serve_bench` | `aquila serve-bench` |
 //! | `quantize` | `aquila quantize` |
+//! | `split` | `aquila split` and `aquila join` |
 //! | `doctor` | `aquila doctor` |
 //! | `console` | messages, progress bars, units |
 //! | `interrupt` | Ctrl-C |
@@ -24,6 +25,7 @@ mod interrupt;
 mod quantize;
 mod run;
 mod serve_bench;
+mod split;
 
 use aquila::Status;
 use clap::error::ErrorKind;
@@ -75,6 +77,10 @@ enum Command {
     ServeBench(serve_bench::ServeBenchArgs),
     /// Convert weights to 8 or 4 bits ahead, and keep them for later loads
     Quantize(quantize::QuantizeArgs),
+    /// Cut a model for several cards: part_model/0, part_model/1, …
+    Split(split::SplitArgs),
+    /// Put a model that was cut together again
+    Join(split::JoinArgs),
     /// Look whether this machine is fit, and say what mends what is not
     Doctor(doctor::DoctorArgs),
 }
@@ -111,6 +117,8 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::ServeBench(args) => serve_bench::main(&args),
         Command::Quantize(args) => quantize::main(&args),
+        Command::Split(args) => split::split(&args),
+        Command::Join(args) => split::join(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
     ExitCode::from(match outcome {

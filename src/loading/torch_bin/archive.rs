@@ -3,7 +3,7 @@
 use super::state_dict::Storages;
 use super::values::Storage;
 use super::zip::{self, Entries, Entry};
-use super::{Form, TorchFile, crc32, pickle, state_dict};
+use super::{Form, TorchFile, pickle, state_dict};
 use crate::base::error::Result;
 use crate::base::{checked, limits};
 use crate::loading::cursor::Cursor;
@@ -92,7 +92,7 @@ pub fn read(file: &SourceFile) -> Result<TorchFile> {
         limits::PICKLE_BYTES_MAX
     );
     let bytes = file.read_range(entry.range.clone())?;
-    let found = crc32::of(&bytes);
+    let found = crc32fast::hash(&bytes);
     // torch can be told to write no checksums; their places then hold 0.
     crate::ensure!(
         entry.crc == 0 || found == entry.crc,

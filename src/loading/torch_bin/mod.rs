@@ -17,7 +17,6 @@
 
 mod archive;
 mod build;
-mod crc32;
 mod legacy;
 mod pickle;
 mod state_dict;

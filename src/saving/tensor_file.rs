@@ -1,0 +1,88 @@
+//! One file of tensors in the making.
+
+use super::layout::{Layout, NewTensor};
+use crate::base::disk;
+use crate::base::error::{Error, Result};
+use crate::base::new_file::NewFile;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file that is written tensor by tensor, each in pieces from its beginning to its end. It has its name once it is whole;
+/// dropped before it leaves nothing.
+#[derive(Debug)]
+pub struct TensorFile {
+    file: NewFile,
+    target: PathBuf,
+    layout: Box<dyn Layout>,
+    tensors: Vec<NewTensor>,
+    /// Bytes of each that were written.
+    written: Vec<u64>,
+    checksums: Vec<crc32fast::Hasher>,
+}
+
+impl TensorFile {
+    /// Takes the disk space of the whole file. `Io` where there is not so much.
+    pub fn create(target: &Path, tensors: Vec<NewTensor>, layout: Box<dyn Layout>) -> Result<TensorFile> {
+        let length = layout.file_len();
+        if let Some(limit) = disk::file_size_limit().filter(|&limit| length > limit) {
+            let cause = io::Error::from_raw_os_error(libc::EFBIG);
+            return Err(Error::io(&format!("write {length} bytes (the limit is {limit})"), target, &cause));
+        }
+        let file = NewFile::create(target, "a file of weights")?;
+        file.reserve(length)?;
+        let count = tensors.len();
+        let checksums = if layout.has_checksums() { count } else { 0 };
+        Ok(TensorFile {
+            file,
+            target: target.into(),
+            layout,
+            tensors,
+            written: vec![0; count],
+            checksums: vec![crc32fast::Hasher::new(); checksums],
+        })
+    }
+
+    /// Writes the next bytes of a tensor.
+    pub fn append(&mut self, tensor: usize, bytes: &[u8]) -> Result<()> {
+        let (Some(range), Some(written)) = (self.layout.ranges().get(tensor), self.written.get_mut(tensor))
+        else {
+            crate::bail!(Internal, "{}: no tensor {tensor}", self.target.display())
+        };
+        let at = range.start + *written;
+        let end = at + bytes.len() as u64;
+        crate::ensure!(
+            end <= range.end,
+            Internal,
+            "{}: tensor {tensor} has more bytes than its shape",
+            self.target.display()
+        );
+        if let Some(checksum) = self.checksums.get_mut(tensor) {
+            checksum.update(bytes);
+        }
+        self.file.write(at, bytes)?;
+        *written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes what is around the tensors, has all of it brought to the disk, and gives the file its name.
+    pub fn finish(self) -> Result<()> {
+        let whole = self.layout.ranges().iter().zip(&self.written).zip(&self.tensors);
+        for ((range, &written), tensor) in whole {
+            crate::ensure!(
+                range.end - range.start == written,
+                Internal,
+                "{}: tensor {}: expected {} bytes, found {written}",
+                self.target.display(),
+                tensor.name,
+                range.end - range.start
+            );
+        }
+        self.file.set_len(self.layout.file_len())?;
+        let checksums: Vec<u32> = self.checksums.into_iter().map(crc32fast::Hasher::finalize).collect();
+        for (at, bytes) in self.layout.frame(&checksums) {
+            self.file.put(at, &bytes)?;
+        }
+        self.file.synchronise()?;
+        self.file.publish()
+    }
+}
