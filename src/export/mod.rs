@@ -5,13 +5,15 @@
 //! time. What is written has its name only once all of it is on the disk.
 
 mod directory;
+mod gguf;
 mod rows;
 mod split;
+mod tokenizer;
 mod whole;
 
 pub use crate::saving::WeightFormat;
 pub use split::{SplitOptions, SplitReport, split};
-pub use whole::{ConvertOptions, ConvertReport, convert, join};
+pub use whole::{ConvertOptions, ConvertReport, Target, convert, join};
 
 use crate::base::dtype::DType;
 use crate::base::error::Result;

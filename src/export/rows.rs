@@ -37,7 +37,17 @@ impl Cut {
 /// tensor and element.
 pub fn stream(weight: &Weight, cut: &Cut, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let row_bytes = cut.cols.len() / cut.dtype.block_elements() * cut.dtype.block_bytes();
-    if let Some(bytes) = as_it_lies(weight, cut, row_bytes) {
+    if weight.rows == 1 && cut.order != RowMap::Identity {
+        // The order of a bias is that of its matrix's rows.
+        let mut values = vec![0.0; weight.cols];
+        weight.row_f32(0, &mut values);
+        let ordered: Vec<f32> = (0..values.len())
+            .map(|at| values.get(cut.order.wanted(at)).copied().unwrap_or_default())
+            .collect();
+        let mut bytes = Vec::new();
+        encode(cut.dtype, &ordered, &mut bytes)?;
+        sink(&bytes)?;
+    } else if let Some(bytes) = as_it_lies(weight, cut, row_bytes) {
         bytes.chunks(CHUNK_BYTES).try_for_each(&mut sink)?;
     } else {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES + row_bytes);

@@ -1,7 +1,7 @@
-//! A whole checkpoint as a Hugging Face directory: joined from parts, or of another type or kind of file.
+//! A whole checkpoint in another form: joined from parts, in other files, of another type.
 
 use super::rows::{self, Cut};
-use super::{SHARD_BYTES, WeightFormat, directory, home, in_order, new_tensor, stored_type};
+use super::{SHARD_BYTES, WeightFormat, directory, gguf, home, in_order, new_tensor, stored_type, tokenizer};
 use crate::backend::Progress;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, Status};
@@ -13,12 +13,21 @@ use crate::saving::{self, NewTensor, Shards};
 use serde_json::Value;
 use std::path::Path;
 
-/// What is written.
+/// What is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A directory as Hugging Face's, with weights in files of this kind.
+    Directory(WeightFormat),
+    /// One GGUF file.
+    Gguf,
+}
+
+/// How it is made.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
-    /// In what kind of files.
-    pub format: WeightFormat,
-    /// f32, f16 or bf16; `None`: as stored, quantised ones as f16.
+    /// What.
+    pub target: Target,
+    /// f32, f16, bf16, in GGUF also Q8_0; `None`: as stored, quantised ones that the target has not as f16.
     pub dtype: Option<DType>,
     /// Most bytes of one file of weights.
     pub shard_bytes: u64,
@@ -26,7 +35,8 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        ConvertOptions { format: WeightFormat::default(), dtype: None, shard_bytes: SHARD_BYTES }
+        let target = Target::Directory(WeightFormat::default());
+        ConvertOptions { target, dtype: None, shard_bytes: SHARD_BYTES }
     }
 }
 
@@ -41,8 +51,8 @@ pub struct ConvertReport {
     pub warnings: Vec<String>,
 }
 
-/// Puts a model that was cut for several cards together again, in the new directory `output`. Copies that the parts hold are
-/// compared. `progress` is told of the bytes read ("join") and may abandon (`Cancelled`).
+/// Puts a model that was cut for several cards together again, as `output`, which must not be there. Copies that the parts
+/// hold are compared. `progress` is told of the bytes read ("join") and may abandon (`Cancelled`).
 pub fn join(
     model: &Path,
     output: &Path,
@@ -54,7 +64,8 @@ pub fn join(
     write(&checkpoint, "join", &[model, &part_dir(model, 0)], output, options, progress)
 }
 
-/// Writes a model as a Hugging Face directory, in the new directory `output`.
+/// Writes a model with its tokenizer as `output`, which must not be there. `Unsupported` where the target has no form for
+/// something of it; what is merely lost is in the report's warnings.
 pub fn convert(
     model: &Path,
     output: &Path,
@@ -66,7 +77,6 @@ pub fn convert(
     write(&checkpoint, "convert", &[home(model)], output, options, progress)
 }
 
-/// Writes config, weights and what the directories `beside` hold.
 fn write(
     checkpoint: &Checkpoint,
     stage: &str,
@@ -75,28 +85,56 @@ fn write(
     options: &ConvertOptions,
     progress: Progress<'_>,
 ) -> Result<ConvertReport> {
+    match options.target {
+        Target::Gguf => {
+            let vocab = tokenizer::for_gguf(checkpoint)?;
+            gguf::write(checkpoint, vocab.as_ref(), output, options, progress)
+        }
+        Target::Directory(format) => {
+            crate::ensure!(
+                options.dtype.is_none_or(DType::is_plain),
+                Argument,
+                "dtype: only GGUF files hold {}: expected f32, f16 or bf16",
+                options.dtype.map_or("", DType::name)
+            );
+            write_directory(checkpoint, stage, beside, output, (format, options), progress)
+        }
+    }
+}
+
+/// Writes config, weights, tokenizer, and what the directories `beside` hold.
+fn write_directory(
+    checkpoint: &Checkpoint,
+    stage: &str,
+    beside: &[&Path],
+    output: &Path,
+    (format, options): (WeightFormat, &ConvertOptions),
+    progress: Progress<'_>,
+) -> Result<ConvertReport> {
     let weights = in_order(checkpoint)?;
     let dir = NewDir::create(output)?;
     let embedding = checkpoint.weights.need(0, Role::Embedding)?;
     let config = directory::config(checkpoint, stored_type(embedding, options.dtype))?;
     saving::write_json(&dir.path().join("config.json"), &Value::Object(config))?;
+    let mut warnings = Vec::new();
     if checkpoint.config.is_some() {
         beside.iter().try_for_each(|from| directory::copy_others(from, dir.path()))?;
+    } else {
+        warnings.extend(tokenizer::write_files(checkpoint, dir.path())?);
     }
-    let tensors: Vec<_> = weights
+    let cuts: Vec<Cut> =
+        weights.iter().map(|(_, _, weight)| Cut::all(weight, stored_type(weight, options.dtype))).collect();
+    let tensors: Vec<NewTensor> = weights
         .iter()
-        .map(|&(layer, role, weight)| {
-            let cut = Cut::all(weight, stored_type(weight, options.dtype));
-            new_tensor(Naming::HuggingFace, layer, role, &cut)
-        })
+        .zip(&cuts)
+        .map(|(&(layer, role, _), cut)| new_tensor(Naming::HuggingFace, layer, role, cut))
         .collect();
-    let mut shards = Shards::create(dir.path(), options.format, &tensors, options.shard_bytes)?;
+    let mut shards = Shards::create(dir.path(), format, &tensors, options.shard_bytes)?;
     let total = weights.iter().map(|(_, _, weight)| weight.stored_bytes()).sum();
     let mut done = 0;
-    for (number, (_, _, weight)) in weights.iter().enumerate() {
+    for (number, ((_, _, weight), cut)) in weights.iter().zip(&cuts).enumerate() {
         weight.prefetch();
-        let cut = Cut::all(weight, stored_type(weight, options.dtype));
-        rows::stream(weight, &cut, |bytes| shards.append(number, bytes))?;
+        rows::stream(weight, cut, |bytes| shards.append(number, bytes))?;
         done += weight.stored_bytes();
         if progress(stage, done, total).is_break() {
             return Err(Error::new(Status::Cancelled, format!("{stage}: abandoned")));
@@ -105,5 +143,5 @@ fn write(
     shards.finish()?;
     dir.publish()?;
     let bytes = tensors.iter().map(NewTensor::bytes).sum::<Result<u64>>()?;
-    Ok(ConvertReport { tensors: tensors.len(), bytes, warnings: Vec::new() })
+    Ok(ConvertReport { tensors: tensors.len(), bytes, warnings })
 }

@@ -10,6 +10,7 @@
 //! | `bench` | `aquila bench` |
 //! | `serve_bench` | `aquila serve-bench` |
 //! | `quantize` | `aquila quantize` |
+//! | `convert` | `aquila convert` |
 //! | `split` | `aquila split` and `aquila join` |
 //! | `doctor` | `aquila doctor` |
 //! | `console` | messages, progress bars, units |
@@ -19,6 +20,7 @@ mod args;
 mod bench;
 mod chat;
 mod console;
+mod convert;
 mod doctor;
 mod info;
 mod interrupt;
@@ -81,6 +83,8 @@ enum Command {
     Split(split::SplitArgs),
     /// Put a model that was cut together again
     Join(split::JoinArgs),
+    /// Write a model in another kind of file, or of another type
+    Convert(convert::ConvertArgs),
     /// Look whether this machine is fit, and say what mends what is not
     Doctor(doctor::DoctorArgs),
 }
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(args) => quantize::main(&args),
         Command::Split(args) => split::split(&args),
         Command::Join(args) => split::join(&args),
+        Command::Convert(args) => convert::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
     ExitCode::from(match outcome {

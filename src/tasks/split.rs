@@ -1,7 +1,8 @@
 //! `aquila split`: cuts a model for several cards; `aquila join` puts it together again.
 
-use super::{Outcome, args, console, interrupt};
-use aquila::export::{ConvertOptions, SHARD_BYTES, SplitOptions, WeightFormat};
+use super::{Outcome, args, console, convert, interrupt};
+use aquila::base::dtype::DType;
+use aquila::export::{ConvertOptions, SHARD_BYTES, SplitOptions, Target, WeightFormat};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,7 +18,7 @@ pub struct WeightArgs {
     pub format: WeightFormat,
     /// Type of the weights: f32, f16, bf16 [default: as stored; quantised ones f16]
     #[arg(long, value_parser = dtype)]
-    pub dtype: Option<aquila::base::dtype::DType>,
+    pub dtype: Option<DType>,
     /// Most bytes of one weight file, for example 5G
     #[arg(long, value_name = "SIZE", default_value_t = SHARD_BYTES, value_parser = args::size)]
     pub shard_size: u64,
@@ -34,8 +35,7 @@ fn format(text: &str) -> Result<WeightFormat, String> {
     }
 }
 
-fn dtype(text: &str) -> Result<aquila::base::dtype::DType, String> {
-    use aquila::base::dtype::DType;
+fn dtype(text: &str) -> Result<DType, String> {
     let found = [DType::F32, DType::F16, DType::BF16].into_iter().find(|dtype| dtype.name() == text);
     found.ok_or_else(|| "expected f32, f16 or bf16".into())
 }
@@ -112,19 +112,11 @@ pub fn join(args: &JoinArgs) -> Outcome {
     let WeightArgs { format, dtype, shard_size, quiet } = args.weights;
     console::show_log(quiet, false);
     interrupt::install();
-    let options = ConvertOptions { format, dtype, shard_bytes: shard_size };
+    let target = Target::Directory(format);
+    let options = ConvertOptions { target, dtype, shard_bytes: shard_size };
     let start = Instant::now();
     let report = args::with_progress(quiet, |progress| {
         aquila::export::join(&args.model, &args.output, &options, progress)
     })?;
-    if quiet {
-        return Ok(());
-    }
-    console::output(&format!(
-        "{}: {} tensors, {}, in {}\n",
-        args.output.display(),
-        report.tensors,
-        console::bytes(report.bytes),
-        console::milliseconds(start.elapsed().as_secs_f64() * 1000.0)
-    ))
+    if quiet { Ok(()) } else { convert::tell(&args.output, &report, start) }
 }

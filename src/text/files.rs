@@ -21,6 +21,19 @@ impl Tokenizer {
     /// merges.txt. `NotFound` where there is none of them, `Unsupported` for SentencePiece and for
     /// pre-tokenizers that are not byte-level, `Format` for what is broken.
     pub fn open(path: &Path) -> Result<Tokenizer> {
+        Tokenizer::from_parts(Parts::open(path)?)
+    }
+
+    /// Reads the text of a tokenizer.json and, where there are any, of the tokenizer_config.json and
+    /// special_tokens_map.json beside it. `place` is the name for errors.
+    pub fn from_json(place: &str, json: &[u8], beside: &[(&str, &[u8])]) -> Result<Tokenizer> {
+        Tokenizer::from_parts(from_json(place, json, beside)?)
+    }
+}
+
+impl Parts {
+    /// What a tokenizer is made of that [`Tokenizer::open`] opens.
+    pub fn open(path: &Path) -> Result<Parts> {
         if !path.is_dir() {
             let beside = path.parent().unwrap_or(Path::new("."));
             return from_json_file(path, beside);
@@ -37,22 +50,20 @@ impl Tokenizer {
         let looked_for = "tokenizer.json, or vocab.json and merges.txt";
         crate::bail!(NotFound, "{}: no tokenizer: looked for {looked_for}", path.display())
     }
+}
 
-    /// Reads the text of a tokenizer.json and, where there are any, of the tokenizer_config.json and
-    /// special_tokens_map.json beside it. `place` is the name for errors.
-    pub fn from_json(place: &str, json: &[u8], beside: &[(&str, &[u8])]) -> Result<Tokenizer> {
-        let mut roles = Roles::default();
-        for (name, text) in beside {
-            roles.read(name, text)?;
-        }
-        let mut parts = json_parts(place, json)?;
-        (parts.bos, parts.eos) = (roles.id(&parts, "bos_token"), roles.id(&parts, "eos_token"));
-        parts.roles = roles.further();
-        if is_aquila(&parts.vocab, parts.merges.len()) {
-            parts.correct_aquila_ends();
-        }
-        Tokenizer::from_parts(parts)
+fn from_json(place: &str, json: &[u8], beside: &[(&str, &[u8])]) -> Result<Parts> {
+    let mut roles = Roles::default();
+    for (name, text) in beside {
+        roles.read(name, text)?;
     }
+    let mut parts = json_parts(place, json)?;
+    (parts.bos, parts.eos) = (roles.id(&parts, "bos_token"), roles.id(&parts, "eos_token"));
+    parts.roles = roles.further();
+    if is_aquila(&parts.vocab, parts.merges.len()) {
+        parts.correct_aquila_ends();
+    }
+    Ok(parts)
 }
 
 /// The whole file, or `None` where there is no such file. Like every file of a checkpoint it must be a regular one: a
@@ -82,7 +93,7 @@ fn read_roles(dir: &Path) -> Result<Roles> {
     Ok(roles)
 }
 
-fn from_json_file(path: &Path, beside: &Path) -> Result<Tokenizer> {
+fn from_json_file(path: &Path, beside: &Path) -> Result<Parts> {
     let text = read_named(path)?;
     let mut companions = Vec::new();
     for name in ROLE_FILES {
@@ -91,7 +102,7 @@ fn from_json_file(path: &Path, beside: &Path) -> Result<Tokenizer> {
         }
     }
     let companions: Vec<(&str, &[u8])> = companions.iter().map(|(n, t)| (n.as_str(), t.as_slice())).collect();
-    Tokenizer::from_json(&path.display().to_string(), &text, &companions)
+    from_json(&path.display().to_string(), &text, &companions)
 }
 
 fn json_parts(place: &str, text: &[u8]) -> Result<Parts> {
@@ -261,7 +272,7 @@ impl Roles {
 }
 
 /// vocab.json and merges.txt, as transformers' GPT2Tokenizer (or Qwen2Tokenizer) reads them.
-fn from_vocab_and_merges(dir: &Path) -> Result<Tokenizer> {
+fn from_vocab_and_merges(dir: &Path) -> Result<Parts> {
     let (vocab_path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
     let place = vocab_path.display().to_string();
     let vocab = json::parse_vocab(&place, &read_named(&vocab_path)?)?;
@@ -292,7 +303,7 @@ fn from_vocab_and_merges(dir: &Path) -> Result<Tokenizer> {
     if roles.add_bos {
         parts.prefix.extend(parts.bos);
     }
-    Tokenizer::from_parts(parts)
+    Ok(parts)
 }
 
 /// Tokens that only have a role are special; those without an id get the next ones.

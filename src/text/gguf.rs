@@ -87,7 +87,7 @@ impl GgufVocab {
 }
 
 /// Token types of the GGUF format.
-mod kind {
+pub(super) mod kind {
     pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
     pub const CONTROL: i32 = 3;
@@ -100,6 +100,13 @@ impl Tokenizer {
     /// A tokenizer from GGUF metadata. `Unsupported`, naming model or `pre`, for other than the
     /// byte-level families that are known exactly; `Format` for what is broken.
     pub fn from_gguf(gguf: &GgufVocab) -> Result<Tokenizer> {
+        Tokenizer::from_parts(Parts::from_gguf(gguf)?)
+    }
+}
+
+impl Parts {
+    /// What a tokenizer is made of that [`Tokenizer::from_gguf`] makes.
+    pub fn from_gguf(gguf: &GgufVocab) -> Result<Parts> {
         let place = format!("{}: tokenizer.ggml", gguf.place);
         let model = &gguf.model;
         crate::ensure!(
@@ -138,7 +145,7 @@ impl Tokenizer {
         if gguf.add_eos.unwrap_or(false) {
             parts.suffix.extend(parts.eos);
         }
-        Tokenizer::from_parts(parts)
+        Ok(parts)
     }
 }
 

@@ -5,6 +5,7 @@ mod alphabet;
 mod bpe;
 pub mod chat;
 pub mod constraint;
+mod export;
 mod files;
 mod gguf;
 mod json;
@@ -17,6 +18,7 @@ mod vocab;
 
 pub use chat::{Chat, ChatTemplate, NamedTemplates, Rendered, TemplateSources};
 pub use constraint::Constraint;
+pub use export::{TokenizerTexts, Vocabulary};
 pub use gguf::GgufVocab;
 pub use stop::StopMatcher;
 pub use stop_ids::stop_ids;

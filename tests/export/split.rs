@@ -5,7 +5,7 @@ use crate::{assert_same, go_on, names};
 use aquila::Status;
 use aquila::base::dtype::DType;
 use aquila::engine::params::{GenParams, Input};
-use aquila::export::{ConvertOptions, SplitOptions, WeightFormat, join, split};
+use aquila::export::{ConvertOptions, SplitOptions, Target, WeightFormat, join, split};
 use aquila::model::Checkpoint;
 use aquila::open::{self, LoadOptions};
 use serde_json::Value;
@@ -77,7 +77,7 @@ fn what_was_cut_is_the_whole_again() {
             assert!(rows.is_none_or(|rows| rows.is_multiple_of(16 * u64::from(world_size))));
 
             let joined = whole.join("joined");
-            let options = ConvertOptions { format, ..ConvertOptions::default() };
+            let options = ConvertOptions { target: Target::Directory(format), ..ConvertOptions::default() };
             join(out.path(), &joined, &options, &mut go_on).unwrap();
             assert_same(&joined, model.path());
             let config = json(&joined.join("config.json"));

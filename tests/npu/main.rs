@@ -14,6 +14,7 @@ mod data;
 mod faults;
 mod numbers;
 mod opening;
+mod parts;
 #[path = "../support/quality.rs"]
 mod quality;
 mod serving;
