@@ -1,7 +1,7 @@
 //! The tensor-parallel cut into files: `part_model/{rank}`, a directory for each card.
 
 use super::rows::{self, Cut};
-use super::{SHARD_BYTES, WeightFormat, directory, home, in_order, new_tensor, stored_type};
+use super::{SHARD_BYTES, WeightFormat, directory, home, in_order, new_tensor, stored_type, tokenizer};
 use crate::backend::Progress;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, Status};
@@ -90,6 +90,8 @@ pub fn split(model: &Path, options: &SplitOptions, progress: Progress<'_>) -> Re
         write_config(&checkpoint, part, &inside, options)?;
         if checkpoint.config.is_some() {
             directory::copy_others(home, &inside)?;
+        } else {
+            tokenizer::write_files(&checkpoint, &inside)?;
         }
     }
     write_weights(&parts, &weights, options, &mut writers, progress)?;

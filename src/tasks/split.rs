@@ -53,7 +53,7 @@ pub struct SplitArgs {
     #[arg(long, value_name = "N")]
     world_size: u32,
     /// Make part_model in this directory [default: the model's]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightArgs,
@@ -64,7 +64,7 @@ pub struct JoinArgs {
     /// The directory above part_model
     model: PathBuf,
     /// The directory of the whole model, which must not be there yet
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
     weights: WeightArgs,

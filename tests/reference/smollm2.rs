@@ -2,11 +2,15 @@
 
 use crate::data::real_data;
 use crate::golden::{Run, check, f32_options, load, read};
+use aquila::base::dtype::DType;
 use aquila::engine::params::{GenParams, Input};
+use aquila::export::{ConvertOptions, SplitOptions, Target, WeightFormat, convert, join, split};
 use aquila::open::LoadOptions;
 use aquila::sampling::SamplingParams;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
 
 const EOS: u32 = 2;
 const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -56,6 +60,32 @@ fn files_of_torch_give_the_reference_tokens() {
 #[test]
 fn the_gguf_file_itself_gives_the_tokens_of_its_dequantised_weights() {
     check_all(GGUF, &read::<Greedy>("smollm2-greedy.json").modes["f32-full"]);
+}
+
+/// The file's own weights in every form that `aquila convert` writes, cut for three cards, and joined from there: token for
+/// token. tests/oracle/converted.py shows the same with transformers as the reader.
+#[test]
+fn what_is_converted_and_cut_gives_the_reference_tokens() {
+    let Some(data) = real_data() else { return };
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("smollm2-forms-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let at = |name: &str| dir.join(name);
+    let mut go_on = |_: &str, _: u64, _: u64| ControlFlow::Continue(());
+    let f32 = |target| ConvertOptions { target, dtype: Some(DType::F32), shard_bytes: 100 << 20 };
+    let (safetensors, torch) = (WeightFormat::Safetensors, WeightFormat::TorchBin);
+    convert(&data.join(GGUF), &at("safetensors"), &f32(Target::Directory(safetensors)), &mut go_on).unwrap();
+    convert(&at("safetensors"), &at("bin"), &f32(Target::Directory(torch)), &mut go_on).unwrap();
+    convert(&at("bin"), &at("m.gguf"), &f32(Target::Gguf), &mut go_on).unwrap();
+    let options =
+        SplitOptions { world_size: 3, output: Some(at("cut")), format: torch, ..SplitOptions::default() };
+    split(&at("m.gguf"), &options, &mut go_on).unwrap();
+    join(&at("cut"), &at("joined"), &f32(Target::Directory(safetensors)), &mut go_on).unwrap();
+    let runs = &read::<Greedy>("smollm2-greedy.json").modes["f32-full"];
+    for form in ["safetensors", "bin", "m.gguf", "cut", "joined"] {
+        let engine = load(&at(form), &f32_options());
+        runs.iter().for_each(|run| check(&engine, run, EOS));
+    }
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 /// A text to be repeated is quoted for the most part: lookup saves steps and changes no token, in 16-bit, 8-bit and
