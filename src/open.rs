@@ -11,15 +11,13 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
 use crate::engine::{Engine, EngineInfo, Parts};
-use crate::loading::file::SourceFile;
-use crate::loading::gguf::Gguf;
-use crate::loading::tokenizer_files::TokenizerFiles;
-use crate::model::checkpoint::{Checkpoint, TokenizerSource};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::spec::DecoderSpec;
-use crate::text::chat::{NamedTemplates, TemplateSources};
-use crate::text::{ChatTemplate, GgufVocab, Tokenizer, stop_ids};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use text_side::TextSide;
+
+mod text_side;
 
 /// How a model is loaded. The default loads as stored on the best device, within what the machine has.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,8 +69,12 @@ pub struct Plan {
     pub context: (u32, &'static str),
     /// Bytes and blocks.
     pub memory: MemoryPlan,
-    /// Facts about the checkpoint for a person: format, files, dtypes, tokenizer. Name and value.
+    /// What was recognised of the checkpoint, for a person: layout, format, dtypes, tokenizer, chat template. Name and
+    /// value.
     pub checkpoint: Vec<(&'static str, String)>,
+    /// What was taken where its files say nothing, or nothing that can be true: defaults of absent keys, ids that end a
+    /// text. A sentence each.
+    pub assumed: Vec<String>,
     /// What looks wrong in it: ids that are no special tokens, unknown keys.
     pub warnings: Vec<String>,
     /// Numbers in all weights.
@@ -94,6 +96,7 @@ pub fn plan(model: &Path, options: &LoadOptions) -> Result<Plan> {
         context,
         memory,
         checkpoint: facts,
+        assumed: [checkpoint.assumed.clone(), text.assumed(&checkpoint)].concat(),
         warnings: [checkpoint.warnings.clone(), text.warnings(&checkpoint)].concat(),
         parameters: checkpoint.parameters(),
         weight_bytes: checkpoint.weights.stored_bytes(),
@@ -125,7 +128,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
         fingerprint: opened.checkpoint.fingerprint(),
         plan: opened.memory.clone(),
         executor: Vec::new(),
-        chat_template: text.chat.as_ref().map(|chat| chat.name().to_owned()),
+        chat_template: text.chat.as_ref().map(|(chat, _)| chat.name().to_owned()),
     };
     let (_, _, executor) = opened.execute(options, progress)?;
     let max_waiting = match options.max_waiting {
@@ -135,7 +138,7 @@ pub fn load(model: &Path, options: &LoadOptions, progress: Progress<'_>) -> Resu
     Engine::start(Parts {
         info,
         tokenizer: text.tokenizer,
-        chat: text.chat,
+        chat: text.chat.map(|(chat, _)| chat),
         executor,
         max_waiting: max_waiting as usize,
         clock: Clock::real(),
@@ -272,148 +275,6 @@ fn why_not(memory: &Result<MemoryPlan>) -> Option<Error> {
         Ok(plan) => plan.refusal.clone().map(|refusal| Error::new(Status::DeviceMemory, refusal)),
         Err(error) => Some(error.clone()),
     }
-}
-
-/// Everything about text that a checkpoint brings.
-struct TextSide {
-    tokenizer: Option<Tokenizer>,
-    chat: Option<ChatTemplate>,
-    stop_ids: Vec<u32>,
-}
-
-impl TextSide {
-    fn open(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<TextSide> {
-        let tokenizer = open_tokenizer(checkpoint, options)?;
-        let Some(tokenizer) = tokenizer else {
-            return Ok(TextSide { tokenizer: None, chat: None, stop_ids: Vec::new() });
-        };
-        checkpoint.check_vocab(tokenizer.vocab())?;
-        let chat = pick_template(checkpoint, options, &tokenizer)?;
-        let stop_ids = stop_ids(&tokenizer, &checkpoint.ids.eos, &[]);
-        Ok(TextSide { tokenizer: Some(tokenizer), chat, stop_ids })
-    }
-
-    /// The id that begins a sequence: the tokenizer's own, else the one that the model's files name where
-    /// that is a special token (Aquila's config.json says 1, which is an exclamation mark).
-    fn bos(&self, stated: Option<u32>) -> Option<u32> {
-        let Some(tokenizer) = &self.tokenizer else { return stated };
-        tokenizer.bos().or(stated.filter(|&id| tokenizer.is_special(id)))
-    }
-
-    fn facts(&self, checkpoint: &Checkpoint) -> Vec<(&'static str, String)> {
-        let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
-        let names = |ids: &[u32]| -> String {
-            let name = |&id: &u32| format!("{id} {}", String::from_utf8_lossy(tokenizer.token_bytes(id)));
-            if ids.is_empty() { "none".into() } else { ids.iter().map(name).collect::<Vec<_>>().join(", ") }
-        };
-        vec![
-            ("tokens", tokenizer.vocab().to_string()),
-            ("bos", names(self.bos(checkpoint.ids.bos).as_slice())),
-            ("stop ids", names(&self.stop_ids)),
-            ("chat template", self.chat.as_ref().map_or("none".into(), |chat| chat.name().to_owned())),
-        ]
-    }
-
-    /// What looks wrong: an end id that is no special token, no end at all.
-    fn warnings(&self, checkpoint: &Checkpoint) -> Vec<String> {
-        let Some(tokenizer) = &self.tokenizer else {
-            return vec!["it has no tokenizer: only token ids can be generated from".into()];
-        };
-        let mut warnings = Vec::new();
-        for &id in checkpoint.ids.eos.iter().filter(|&&id| !tokenizer.is_special(id)) {
-            warnings.push(format!(
-                "eos_token_id {id} is the ordinary token {:?} and does not end a text",
-                String::from_utf8_lossy(tokenizer.token_bytes(id))
-            ));
-        }
-        if self.stop_ids.is_empty() {
-            warnings.push("no id ends a text: every text runs to max_tokens or to the context".into());
-        }
-        warnings
-    }
-}
-
-fn open_tokenizer(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Option<Tokenizer>> {
-    if let Some(path) = &options.tokenizer {
-        return Tokenizer::open(path).map(Some).map_err(|error| error.at("option tokenizer"));
-    }
-    match &checkpoint.tokenizer {
-        TokenizerSource::Gguf(gguf) => {
-            GgufVocab::read(gguf)?.map(|vocab| Tokenizer::from_gguf(&vocab)).transpose()
-        }
-        TokenizerSource::Files(files) => {
-            let dir = files.tokenizer.as_deref().or(files.vocab.as_deref()).and_then(Path::parent);
-            match (files.kind(), dir) {
-                (Some(_), Some(dir)) => Tokenizer::open(dir).map(Some),
-                _ => Ok(None),
-            }
-        }
-    }
-}
-
-fn pick_template(
-    checkpoint: &Checkpoint,
-    options: &LoadOptions,
-    tokenizer: &Tokenizer,
-) -> Result<Option<ChatTemplate>> {
-    let files = match (&options.tokenizer, &checkpoint.tokenizer) {
-        (Some(path), _) => TokenizerFiles::find(path)?,
-        (None, TokenizerSource::Files(files)) => files.clone(),
-        (None, TokenizerSource::Gguf(_)) => TokenizerFiles::default(),
-    };
-    let config = read_text(files.config)?;
-    let mut jinja_files = NamedTemplates::new();
-    let unnamed = files.chat_template.map(|path| ("default".to_owned(), path));
-    for (name, path) in unnamed.into_iter().chain(files.more_chat_templates) {
-        jinja_files.extend(read_text(Some(path))?.map(|text| (name, text)));
-    }
-    let gguf = match &checkpoint.tokenizer {
-        TokenizerSource::Gguf(gguf) => gguf_templates(gguf)?,
-        TokenizerSource::Files(_) => NamedTemplates::new(),
-    };
-    let sources = TemplateSources {
-        option: options.chat_template.as_deref(),
-        jinja_files,
-        tokenizer_config: config.as_deref(),
-        gguf,
-        aquila_names: aquila_names(checkpoint, tokenizer),
-    };
-    ChatTemplate::pick(&sources, tokenizer)
-}
-
-/// One without a name, and those that `tokenizer.chat_templates` lists.
-fn gguf_templates(gguf: &Gguf) -> Result<NamedTemplates> {
-    const KEY: &str = "tokenizer.chat_template";
-    let mut templates = NamedTemplates::new();
-    if let Some(text) = gguf.string(KEY)?.filter(|text| !text.is_empty()) {
-        templates.push(("default".into(), text.into()));
-    }
-    if let Some(names) = gguf.strings("tokenizer.chat_templates")? {
-        let most = limits::CHAT_TEMPLATES_MAX;
-        crate::ensure!(names.len() <= most, Format, "tokenizer.chat_templates: expected at most {most}");
-        for name in names.iter().filter(|name| *name != "default") {
-            let key = format!("{KEY}.{name}");
-            let text = gguf.string(&key)?.ok_or_else(|| crate::error!(Format, "{key}: missing"))?;
-            templates.push((name.into(), text.into()));
-        }
-    }
-    Ok(templates)
-}
-
-/// The names of an Aquila model: one of them says so, or its vocabulary does. The built-in templates
-/// are for no other family.
-fn aquila_names<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> &'a [String] {
-    let says = checkpoint.names.iter().any(|name| name.to_ascii_lowercase().contains("aquila"));
-    let by_vocabulary = tokenizer.token_id("<|LDWANG|>").is_some();
-    if says || by_vocabulary { &checkpoint.names } else { &[] }
-}
-
-fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {
-    let Some(path) = path else { return Ok(None) };
-    let bytes = SourceFile::open(&path)?.read_all(limits::JSON_BYTES_MAX)?;
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|cause| crate::error!(Format, "{}: no UTF-8: {}", path.display(), cause.utf8_error()))
 }
 
 /// What there is of Ascend on this machine, for a person. CANN is opened where it is found.

@@ -43,6 +43,8 @@ pub const PICKLE_VALUES_MAX: usize = 1 << 20;
 pub const PICKLE_NAME_MAX: usize = 255;
 /// Most entries of a torch checkpoint's zip archive: a storage a tensor, and the few of torch's own.
 pub const ZIP_ENTRIES_MAX: u64 = TENSORS_MAX as u64 + 64;
+/// Most lines of a `special_tokens.txt`: BAAI's has eight.
+pub const SPECIAL_TOKENS_MAX: usize = 4096;
 /// Most tokens in one executor step.
 pub const STEP_TOKENS_MAX: usize = 512;
 /// Most sequences decoded in one step.

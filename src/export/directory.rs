@@ -34,6 +34,14 @@ pub fn config(checkpoint: &Checkpoint, dtype: DType) -> Result<Map<String, Value
     Ok(config)
 }
 
+/// What the written config.json cannot say of the model.
+pub fn warnings(checkpoint: &Checkpoint) -> Vec<String> {
+    let lost = checkpoint.spec.score_clamp.filter(|_| checkpoint.config.is_none());
+    let clamp =
+        |clamp| format!("a LLaMA's config.json cannot say that attention scores are clamped to ±{clamp}");
+    lost.map(clamp).into_iter().collect()
+}
+
 /// Takes out of the config.json of a part what belongs to the part.
 fn whole_again(config: &mut Map<String, Value>) {
     for key in ["world_size", "rank", "padded_vocab_size"] {
@@ -102,7 +110,7 @@ fn llama(spec: &DecoderSpec, checkpoint: &Checkpoint) -> Map<String, Value> {
 }
 
 /// An f32 as the shortest decimal number that is it: 1e-5 and not 9.999999747378752e-06.
-fn shortest(value: f32) -> f64 {
+pub fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 

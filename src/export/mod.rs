@@ -5,6 +5,7 @@
 //! time. What is written has its name only once all of it is on the disk.
 
 mod directory;
+mod flagai;
 mod gguf;
 mod rows;
 mod split;

@@ -24,13 +24,21 @@ pub fn for_gguf(checkpoint: &Checkpoint) -> Result<Option<GgufVocab>> {
     }
 }
 
-/// Writes the tokenizer of a GGUF file into a directory, and says what could not be.
+/// Writes the tokenizer into a directory in Hugging Face's form, and says what could not be.
 pub fn write_files(checkpoint: &Checkpoint, dir: &Path) -> Result<Vec<String>> {
-    let none = "the model has no tokenizer, and so the directory has none";
-    let TokenizerSource::Gguf(gguf) = &checkpoint.tokenizer else { return Ok(vec![none.into()]) };
-    let Some(vocab) = GgufVocab::read(gguf)? else { return Ok(vec![none.into()]) };
-    let vocabulary = Vocabulary::from_gguf(&vocab)?;
-    for (name, text) in vocabulary.files(vocab.chat_template.as_deref(), checkpoint.spec.context)? {
+    let (vocabulary, template) = match &checkpoint.tokenizer {
+        TokenizerSource::Gguf(gguf) => match GgufVocab::read(gguf)? {
+            Some(vocab) => (Some(Vocabulary::from_gguf(&vocab)?), vocab.chat_template),
+            None => (None, None),
+        },
+        TokenizerSource::Files(files) => {
+            (directory(files).map(Vocabulary::open).transpose()?, chat_template(files)?)
+        }
+    };
+    let Some(vocabulary) = vocabulary else {
+        return Ok(vec!["the model has no tokenizer, and so the directory has none".into()]);
+    };
+    for (name, text) in vocabulary.files(template.as_deref(), checkpoint.spec.context)? {
         saving::write_json(&dir.join(name), &text)?;
     }
     Ok(Vec::new())

@@ -1,7 +1,9 @@
 //! A whole checkpoint in another form: joined from parts, in other files, of another type.
 
 use super::rows::{self, Cut};
-use super::{SHARD_BYTES, WeightFormat, directory, gguf, home, in_order, new_tensor, stored_type, tokenizer};
+use super::{
+    SHARD_BYTES, WeightFormat, directory, flagai, gguf, home, in_order, new_tensor, stored_type, tokenizer,
+};
 use crate::backend::Progress;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, Status};
@@ -18,6 +20,8 @@ use std::path::Path;
 pub enum Target {
     /// A directory as Hugging Face's, with weights in files of this kind.
     Directory(WeightFormat),
+    /// A directory as FlagAI's, BAAI's training code: its names, its order of rows, its config.json, in `.bin` files.
+    FlagAi,
     /// One GGUF file.
     Gguf,
 }
@@ -90,14 +94,14 @@ fn write(
             let vocab = tokenizer::for_gguf(checkpoint)?;
             gguf::write(checkpoint, vocab.as_ref(), output, options, progress)
         }
-        Target::Directory(format) => {
+        Target::Directory(_) | Target::FlagAi => {
             crate::ensure!(
                 options.dtype.is_none_or(DType::is_plain),
                 Argument,
                 "dtype: only GGUF files hold {}: expected f32, f16 or bf16",
                 options.dtype.map_or("", DType::name)
             );
-            write_directory(checkpoint, stage, beside, output, (format, options), progress)
+            write_directory(checkpoint, stage, beside, output, options, progress)
         }
     }
 }
@@ -108,26 +112,42 @@ fn write_directory(
     stage: &str,
     beside: &[&Path],
     output: &Path,
-    (format, options): (WeightFormat, &ConvertOptions),
+    options: &ConvertOptions,
     progress: Progress<'_>,
 ) -> Result<ConvertReport> {
-    let weights = in_order(checkpoint)?;
-    let dir = NewDir::create(output)?;
+    let mut weights = in_order(checkpoint)?;
     let embedding = checkpoint.weights.need(0, Role::Embedding)?;
-    let config = directory::config(checkpoint, stored_type(embedding, options.dtype))?;
+    let (format, naming, config, mut warnings) = match options.target {
+        Target::Directory(format) => {
+            let config = directory::config(checkpoint, stored_type(embedding, options.dtype))?;
+            (format, Naming::HuggingFace, config, directory::warnings(checkpoint))
+        }
+        _ => {
+            if checkpoint.spec.tied {
+                weights.push((0, Role::Head, embedding));
+            }
+            let (config, warnings) = flagai::config(checkpoint)?;
+            (WeightFormat::TorchBin, Naming::FlagAi, config, warnings)
+        }
+    };
+    let dir = NewDir::create(output)?;
     saving::write_json(&dir.path().join("config.json"), &Value::Object(config))?;
-    let mut warnings = Vec::new();
     if checkpoint.config.is_some() {
         beside.iter().try_for_each(|from| directory::copy_others(from, dir.path()))?;
     } else {
         warnings.extend(tokenizer::write_files(checkpoint, dir.path())?);
     }
-    let cuts: Vec<Cut> =
-        weights.iter().map(|(_, _, weight)| Cut::all(weight, stored_type(weight, options.dtype))).collect();
+    let cuts: Vec<Cut> = weights
+        .iter()
+        .map(|(_, role, weight)| {
+            let order = naming.row_map(*role, &checkpoint.spec);
+            Cut { order, ..Cut::all(weight, stored_type(weight, options.dtype)) }
+        })
+        .collect();
     let tensors: Vec<NewTensor> = weights
         .iter()
         .zip(&cuts)
-        .map(|(&(layer, role, _), cut)| new_tensor(Naming::HuggingFace, layer, role, cut))
+        .map(|(&(layer, role, _), cut)| new_tensor(naming, layer, role, cut))
         .collect();
     let mut shards = Shards::create(dir.path(), format, &tensors, options.shard_bytes)?;
     let total = weights.iter().map(|(_, _, weight)| weight.stored_bytes()).sum();

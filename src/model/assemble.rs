@@ -4,6 +4,7 @@
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::region::Region;
+use crate::loading::json::clip;
 use crate::loading::modelslim::{Description, Encoding};
 use crate::loading::quant;
 use crate::loading::tensor::{StoredTensor, StoredType, TensorTable};
@@ -29,10 +30,15 @@ pub fn weights(
     let no_head = table.get(&head).is_none();
     config.spec.tied = config.tie.unwrap_or(no_head);
     // A GGUF file says it by leaving the head out; the classes behind a config.json would say nothing and mean no.
-    if naming == Naming::HuggingFace && no_head && config.tie.is_none() {
-        config.warnings.push(format!(
+    match config.tie {
+        None if config.layout != Naming::HuggingFace => {}
+        None if no_head => config.warnings.push(format!(
             "{place}: no tensor {head}, and config.json has no tie_word_embeddings: the embedding is the head"
-        ));
+        )),
+        None => {
+            config.assumed.push(format!("config.json: no tie_word_embeddings: false, as there is {head}"))
+        }
+        Some(_) => {}
     }
     let spec = &config.spec;
     let (set, used) = (WeightSet::default(), HashSet::new());
@@ -144,7 +150,8 @@ impl Builder<'_> {
         };
         let expected = if is_vector(role) { vec![cols] } else { vec![rows, cols] };
         let Some(stored) = self.table.get(&name) else {
-            crate::bail!(Format, "{}: tensor {name}: expected {expected:?}, found none", self.place)
+            let instead = self.instead(layer, role);
+            crate::bail!(Format, "{}: tensor {name}: expected {expected:?}, found none{instead}", self.place)
         };
         let file = self.table.file_of(&name);
         let dtype = self.check(file, &name, stored, &expected)?;
@@ -166,6 +173,30 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// What there is in the place of a missing tensor: the same one under another layout's name; or, where nothing has
+    /// been found yet, some of all names.
+    fn instead(&self, layer: usize, role: Role) -> String {
+        const SHOWN: usize = 3;
+        for other in [Naming::HuggingFace, Naming::FlagAi] {
+            let name = other.tensor(layer, role);
+            if self.naming != other && self.table.get(&name).is_some() {
+                return format!(", but {name}, which is {}'s name of it", other.name());
+            }
+        }
+        let mut names: Vec<&str> = self.table.names().collect();
+        if !self.used.is_empty() || names.is_empty() {
+            return String::new();
+        }
+        names.sort_unstable();
+        let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clip(name)).collect();
+        let more = names.len() - shown.len();
+        format!(
+            ", but {}{}",
+            shown.join(", "),
+            if more == 0 { String::new() } else { format!(" and {more} more") }
+        )
+    }
+
     /// The element type, where shape and type are as they must be.
     fn check(&self, file: &str, name: &str, stored: &StoredTensor, expected: &[usize]) -> Result<DType> {
         crate::ensure!(
@@ -177,7 +208,7 @@ impl Builder<'_> {
             stored.dtype
         );
         let types = match self.naming {
-            Naming::HuggingFace => "f32, f16 or bf16",
+            Naming::HuggingFace | Naming::FlagAi => "f32, f16 or bf16",
             Naming::Gguf => "f32, f16, bf16, q4_0 to q8_0 or q2_k to q6_k",
         };
         match stored.dtype {

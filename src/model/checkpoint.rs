@@ -16,12 +16,12 @@ use crate::loading::tokenizer_files::TokenizerFiles;
 use crate::loading::torch_bin;
 use crate::model::assemble;
 use crate::model::config::{self, ModelConfig, TokenIds};
+use crate::model::facts;
 use crate::model::gguf_config;
 use crate::model::names::Naming;
 use crate::model::spec::DecoderSpec;
 use crate::model::verify;
 use crate::model::weights::{Role, Weight, WeightSet};
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,10 @@ pub struct Checkpoint {
     /// Names that the model goes by, for the choice of a chat template; the first is its file's or
     /// directory's.
     pub names: Vec<String>,
-    /// Facts for a person: name and value.
+    /// What was recognised, for a person: name and value.
     pub facts: Vec<(&'static str, String)>,
+    /// What was taken where the files do not say: a sentence each.
+    pub assumed: Vec<String>,
     /// What looks wrong, and does not keep it from running.
     pub warnings: Vec<String>,
     /// Its config.json in Hugging Face's form, where there is one.
@@ -75,7 +77,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, a `.safetensors` or torch `.bin` file beside its config.json, or a GGUF file.
+    /// Opens a directory of Hugging Face's or FlagAI's layout, a `.safetensors` or torch `.bin` file beside its
+    /// config.json, or a GGUF file.
     ///
     /// Only headers are read; the weights are mapped, or with `no_mmap` copied into private memory (so
     /// plan without it first). `NotFound` where there is no such path; `Format` and `Unsupported` name
@@ -203,7 +206,7 @@ impl Header {
     }
 }
 
-/// The files that hold the weights of a Hugging Face directory.
+/// The files that hold the weights of a directory.
 struct Shards {
     parts: Vec<(SourceFile, Named)>,
     /// Of the first of them.
@@ -350,18 +353,28 @@ fn finish_directory(
     }
     ids_of(dir, &mut config)?;
     let table = TensorTable::new(parts, no_mmap)?;
-    let weights = assemble::weights(&mut config, &table, Naming::HuggingFace, description, None, &place)?;
+    let naming = choose_naming(&mut config, &table);
+    let weights = assemble::weights(&mut config, &table, naming, description, None, &place)?;
     let files = TokenizerFiles::find(dir)?;
     let tokenizer = files.kind().unwrap_or("none").to_string();
-    finish(
-        config,
-        vec![table],
-        weights,
-        TokenizerSource::Files(files),
-        Sources { config: Some(dir.join(CONFIG)), ..Sources::default() },
-        dir,
-        [("format", format), ("tokenizer", tokenizer)],
-    )
+    let facts = facts::facts(&config, naming, &weights, format, tokenizer);
+    let own_keys = config.layout == Naming::HuggingFace;
+    let sources = Sources { config: own_keys.then(|| dir.join(CONFIG)), ..Sources::default() };
+    Ok(finish(config, vec![table], weights, TokenizerSource::Files(files), sources, dir, facts))
+}
+
+/// How the tensors of a directory are named: as they are, whatever keys config.json has. The order of the rows of q and
+/// k goes with the names, because whoever writes one kind of names writes its order.
+fn choose_naming(config: &mut ModelConfig, table: &TensorTable) -> Naming {
+    let naming = Naming::of_directory(table).unwrap_or(config.layout);
+    if naming != config.layout {
+        let (keys, names) = (config.layout.name(), naming.name());
+        config.assumed.push(format!(
+            "{CONFIG} has the keys of {keys}, the tensors have the names of {names}: the rows of q and k are in the \
+             order of {names}"
+        ));
+    }
+    naming
 }
 
 /// Adds what a generation_config.json in `dir` says of the ids: it comes first.
@@ -389,8 +402,8 @@ fn open_gguf(source: SourceFile, no_mmap: bool) -> Result<Checkpoint> {
     let tokenizer = gguf.string("tokenizer.ggml.model")?.unwrap_or("none").to_string();
     let format = format!("GGUF version {}", gguf.version());
     let source = TokenizerSource::Gguf(Arc::new(gguf));
-    let facts = [("format", format), ("tokenizer", tokenizer)];
-    finish(config, vec![table], weights, source, Sources::default(), &path, facts)
+    let facts = facts::facts(&config, Naming::Gguf, &weights, format, tokenizer);
+    Ok(finish(config, vec![table], weights, source, Sources::default(), &path, facts))
 }
 
 /// Factors on single rotary frequencies belong to another kind of scaling. Some files carry them with
@@ -424,34 +437,25 @@ fn finish(
     tokenizer: TokenizerSource,
     sources: Sources,
     path: &Path,
-    first_facts: [(&'static str, String); 2],
-) -> Result<Checkpoint> {
-    let ModelConfig { spec, architecture, ids, names, warnings, .. } = config;
-    let mut facts = Vec::from(first_facts);
-    facts.push(("architecture", architecture));
-    facts.push(("weights", summary(&weights)));
-    facts.push(("head", if spec.tied { "the embedding (tied)" } else { "its own" }.into()));
-    if weights.get(0, Role::QueryBias).is_some() {
-        facts.push(("biases", "in attention".into()));
-    }
-    if let Some(clamp) = spec.score_clamp {
-        facts.push(("score clamp", format!("±{clamp}")));
-    }
+    facts: Vec<(&'static str, String)>,
+) -> Checkpoint {
+    let ModelConfig { spec, ids, names, assumed, warnings, .. } = config;
     let names = path_names(path).into_iter().chain(names).collect();
     let Sources { config, world_size, copies } = sources;
-    Ok(Checkpoint {
+    Checkpoint {
         spec,
         weights,
         tokenizer,
         ids,
         names,
         facts,
+        assumed,
         warnings,
         config,
         world_size,
         tables,
         copies,
-    })
+    }
 }
 
 /// The names that a path gives its model: the name it was asked for by (which may be a link's), the name of what
@@ -475,20 +479,4 @@ fn path_names(path: &Path) -> Vec<String> {
         }
     }
     names
-}
-
-/// How many tensors of which type.
-fn summary(weights: &WeightSet) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for (_, weight) in weights.iter() {
-        *counts.entry(weight.dtype().map_or("mixed", |d| d.name())).or_default() += 1;
-    }
-    match weights.all_int8().count() {
-        0 => {}
-        count => *counts.entry("int8 (msModelSlim)").or_default() += count,
-    }
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-    let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    parts.join(", ")
 }

@@ -1,4 +1,5 @@
-//! config.json and generation_config.json of a Hugging Face directory, to a [`DecoderSpec`].
+//! config.json and generation_config.json of a model's directory, to a [`DecoderSpec`]. Here are Hugging Face's keys; a
+//! config.json with FlagAI's goes to [`flagai_config`].
 
 use crate::base::error::Result;
 use crate::base::limits::{
@@ -6,7 +7,9 @@ use crate::base::limits::{
 };
 use crate::loading::file::SourceFile;
 use crate::loading::json;
-use crate::model::fields::Fields;
+use crate::model::fields::{Assumed, Fields};
+use crate::model::flagai_config;
+use crate::model::names::Naming;
 use crate::model::spec::{DecoderSpec, RopeScaling, RopeSpec};
 
 /// Aquila v1 clamps its attention scores to ± this "for corner cases" of f16.
@@ -17,6 +20,8 @@ pub const V1_SCORE_CLAMP: f32 = 1024.0;
 pub struct ModelConfig {
     /// The decoder; `tied` is settled once the tensors are known.
     pub spec: DecoderSpec,
+    /// Whose keys these are; tensors usually have names of the same kind.
+    pub layout: Naming,
     /// `model_type` and, where stated, the architecture's class.
     pub architecture: String,
     /// Whether the head is stated to be the embedding.
@@ -33,6 +38,10 @@ pub struct ModelConfig {
     pub ids: TokenIds,
     /// Names that the model goes by, for the choice of a chat template.
     pub names: Vec<String>,
+    /// The class of the Ascend guide that config.json was edited to name. It changes nothing: no Python is run.
+    pub guide_class: Option<String>,
+    /// What was taken for keys that are absent.
+    pub assumed: Vec<String>,
     /// What looks odd.
     pub warnings: Vec<String>,
 }
@@ -63,17 +72,17 @@ impl TokenIds {
 struct Defaults {
     vocab: usize,
     context: usize,
-    rms_norm_eps: f32,
 }
 
 /// `AquilaConfig`: 4096 wide, 32 layers, 32 heads, 11008 in the feed-forward, as `LlamaConfig`.
-const AQUILA: Defaults = Defaults { vocab: 100_008, context: 2048, rms_norm_eps: 1e-6 };
-const LLAMA: Defaults = Defaults { vocab: 32_000, context: 2048, rms_norm_eps: 1e-6 };
+const AQUILA: Defaults = Defaults { vocab: 100_008, context: 2048 };
+const LLAMA: Defaults = Defaults { vocab: 32_000, context: 2048 };
 const HIDDEN: usize = 4096;
 const LAYERS: usize = 32;
 const HEADS: usize = 32;
 const FFN: usize = 11_008;
-const ROPE_THETA: f32 = 10_000.0;
+pub(super) const ROPE_THETA: f32 = 10_000.0;
+const RMS_NORM_EPS: f32 = 1e-6;
 
 /// Reads config.json.
 pub fn read(file: &SourceFile) -> Result<ModelConfig> {
@@ -84,35 +93,42 @@ pub fn read(file: &SourceFile) -> Result<ModelConfig> {
 /// scaling; `Format` names the key, what was expected and what was found.
 pub fn parse(name: &str, text: &[u8]) -> Result<ModelConfig> {
     let fields = Fields::new(name, json::parse(name, text)?);
+    if flagai_config::has_its_keys(&fields) {
+        return flagai_config::read(&fields);
+    }
     let mut warnings = Vec::new();
-    let (defaults, architecture, is_v1) = architecture(&fields)?;
+    let mut assumed = Assumed::default();
+    let (defaults, architecture, is_v1) = architecture(&fields, &mut assumed)?;
     refuse_other_kinds(&fields)?;
-    let hidden = fields.uint("hidden_size", 1..=WIDTH_MAX)?.unwrap_or(HIDDEN);
-    let heads = fields.uint("num_attention_heads", 1..=WIDTH_MAX)?.unwrap_or(HEADS);
+    let mut number =
+        |key: &str, most, default| Ok(assumed.or(name, key, fields.uint(key, 1..=most)?, default));
+    let hidden = number("hidden_size", WIDTH_MAX, HIDDEN)?;
+    let heads = number("num_attention_heads", WIDTH_MAX, HEADS)?;
     let mut spec = DecoderSpec {
-        layers: fields.uint("num_hidden_layers", 1..=LAYERS_MAX)?.unwrap_or(LAYERS),
+        layers: number("num_hidden_layers", LAYERS_MAX, LAYERS)?,
         hidden,
         heads,
-        kv_heads: fields.uint("num_key_value_heads", 1..=WIDTH_MAX)?.unwrap_or(heads),
+        kv_heads: number("num_key_value_heads", WIDTH_MAX, heads)?,
         head_dim: match fields.uint("head_dim", 2..=HEAD_DIM_MAX)? {
             Some(width) => width,
             None => derived_head_dim(name, "hidden_size", hidden, "num_attention_heads", heads)?,
         },
-        ffn: fields.uint("intermediate_size", 1..=WIDTH_MAX)?.unwrap_or(FFN),
-        vocab: fields.uint("vocab_size", 1..=VOCAB_MAX)?.unwrap_or(defaults.vocab),
-        norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
+        ffn: number("intermediate_size", WIDTH_MAX, FFN)?,
+        vocab: number("vocab_size", VOCAB_MAX, defaults.vocab)?,
+        norm_eps: epsilon(&fields, "rms_norm_eps", &mut warnings)?,
         rope: RopeSpec { theta: ROPE_THETA, scaling: RopeScaling::None },
-        context: fields.uint("max_position_embeddings", 1..=CONTEXT_MAX)?.unwrap_or(defaults.context),
+        context: number("max_position_embeddings", CONTEXT_MAX, defaults.context)?,
         score_clamp: is_v1.then_some(V1_SCORE_CLAMP),
         tied: false,
     };
-    read_rope(&fields, &mut spec)?;
+    read_rope(&fields, &mut spec, &mut assumed)?;
     check_heads(name, &spec, ["num_attention_heads", "num_key_value_heads", "head_dim"])?;
     let mut ids = TokenIds::default();
     ids.add(&fields.ids("bos_token_id", &mut warnings)?, &fields.ids("eos_token_id", &mut warnings)?);
-    warn_of_unknown_keys(&fields, &mut warnings);
+    warn_of_unknown_keys(&fields, &KNOWN_KEYS, &mut warnings);
     Ok(ModelConfig {
         spec,
+        layout: Naming::HuggingFace,
         architecture,
         tie: fields.boolean("tie_word_embeddings")?,
         attention_bias: fields.boolean("attention_bias")?,
@@ -121,8 +137,24 @@ pub fn parse(name: &str, text: &[u8]) -> Result<ModelConfig> {
         padded_vocab: fields.uint("padded_vocab_size", 1..=VOCAB_MAX)?,
         ids,
         names: fields.string("_name_or_path")?.map(String::from).into_iter().collect(),
+        guide_class: guide_class(&fields),
+        assumed: assumed.0,
         warnings,
     })
+}
+
+/// The epsilon of the norms. Models of one shape were published with 1e-6 and with 1e-5, so that taking the class's
+/// default is no matter of course.
+pub(super) fn epsilon(fields: &Fields, key: &str, warnings: &mut Vec<String>) -> Result<f32> {
+    let stated = fields.positive(key)?;
+    if stated.is_none() {
+        warnings.push(format!(
+            "{}: no {key}: the class's default {RMS_NORM_EPS:e} is taken, and models of this shape were trained with \
+             1e-6 and with 1e-5",
+            fields.place()
+        ));
+    }
+    Ok(stated.unwrap_or(RMS_NORM_EPS))
 }
 
 /// The ids of generation_config.json.
@@ -136,10 +168,10 @@ pub fn generation_ids(file: &SourceFile, warnings: &mut Vec<String>) -> Result<T
 
 /// The class defaults, the name for people, and whether it is Aquila of the first version: the
 /// published configurations of v1 name the class `AquilaModel`, those of Aquila2 `AquilaForCausalLM`.
-fn architecture(fields: &Fields) -> Result<(Defaults, String, bool)> {
+fn architecture(fields: &Fields, assumed: &mut Assumed) -> Result<(Defaults, String, bool)> {
     let place = fields.place();
     let model_type = fields.string("model_type")?;
-    let class = fields.first_string("architectures")?;
+    let named = fields.first_string("architectures")?;
     let (defaults, classes) = match model_type {
         Some("aquila") => (AQUILA, ["AquilaModel", "AquilaForCausalLM"]),
         Some("llama") => (LLAMA, ["LlamaForCausalLM", "LLaMAForCausalLM"]),
@@ -151,16 +183,38 @@ fn architecture(fields: &Fields) -> Result<(Defaults, String, bool)> {
         None => crate::bail!(Format, "{place}: model_type: expected \"aquila\" or \"llama\", found none"),
     };
     let model_type = model_type.unwrap_or_default();
-    let Some(class) = class else { return Ok((defaults, model_type.into(), false)) };
+    let Some(named) = named else {
+        assumed
+            .0
+            .push(format!("{place}: no architectures: scores are not clamped, as in Aquila's first version"));
+        return Ok((defaults, model_type.into(), false));
+    };
+    let class = MODULES.iter().find_map(|module| named.strip_prefix(module)).unwrap_or(named);
     crate::ensure!(
         classes.contains(&class),
         Unsupported,
         "{place}: architectures: expected {} or {} for model_type {model_type}, found {:?}",
         classes[0],
         classes[1],
-        json::clip(class)
+        json::clip(named)
     );
     Ok((defaults, format!("{class} (model_type {model_type})"), class == "AquilaModel"))
+}
+
+/// The modules in front of a class's name, where a name has one: as published, and as the Ascend guide's users write
+/// for one card and for parts of a cut model.
+const MODULES: [&str; 3] = ["modeling_aquila.", "modeling_aquila_ascend.", "modeling_aquila_cut."];
+
+/// The guide's class, where one is named: in `auto_map`, under the same key at the top level, or as the architecture.
+fn guide_class(fields: &Fields) -> Option<String> {
+    const KEY: &str = "AutoModelForCausalLM";
+    let mapped = fields.get("auto_map").and_then(|map| map.get(KEY));
+    let architecture = fields.get("architectures").and_then(|classes| classes.get(0));
+    let named = [mapped, fields.get(KEY), architecture];
+    let mut names = named.into_iter().flatten().filter_map(|value| value.as_str());
+    // A name may have a repository in front: `BAAI/Aquila-7B--modeling_aquila_ascend.AquilaForCausalLM`.
+    let is_guides = |name: &&str| MODULES[1..].iter().any(|module| name.contains(module));
+    names.find(is_guides).map(json::clip)
 }
 
 /// Keys whose presence makes it another decoder than the one that is built.
@@ -239,15 +293,11 @@ pub(super) fn check_heads(place: &str, spec: &DecoderSpec, keys: [&str; 3]) -> R
 }
 
 /// `rope_theta` and `rope_scaling`, or the `rope_parameters` of newer files that hold both.
-fn read_rope(fields: &Fields, spec: &mut DecoderSpec) -> Result<()> {
-    if let Some(theta) = fields.positive("rope_theta")? {
-        spec.rope.theta = theta;
-    }
+fn read_rope(fields: &Fields, spec: &mut DecoderSpec, assumed: &mut Assumed) -> Result<()> {
+    let mut theta = fields.positive("rope_theta")?;
     for key in ["rope_scaling", "rope_parameters"] {
         let Some(rope) = fields.object(key)? else { continue };
-        if let Some(theta) = rope.positive("rope_theta")? {
-            spec.rope.theta = theta;
-        }
+        theta = rope.positive("rope_theta")?.or(theta);
         if let Some(share) = rope.positive("partial_rotary_factor")? {
             crate::ensure!(
                 share == 1.0,
@@ -258,6 +308,7 @@ fn read_rope(fields: &Fields, spec: &mut DecoderSpec) -> Result<()> {
         }
         read_scaling(&rope, spec)?;
     }
+    spec.rope.theta = assumed.or(fields.place(), "rope_theta", theta, ROPE_THETA);
     Ok(())
 }
 
@@ -299,7 +350,9 @@ fn read_scaling(rope: &Fields, spec: &mut DecoderSpec) -> Result<()> {
 }
 
 /// Keys that are read above, and those that say nothing about how to compute.
-const KNOWN_KEYS: [&str; 52] = [
+const KNOWN_KEYS: [&str; 54] = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
     "_name_or_path",
     "architectures",
     "attention_bias",
@@ -354,9 +407,10 @@ const KNOWN_KEYS: [&str; 52] = [
     "world_size",
 ];
 
-fn warn_of_unknown_keys(fields: &Fields, warnings: &mut Vec<String>) {
+/// A warning for each key that is not among `known`, up to a bound.
+pub(super) fn warn_of_unknown_keys(fields: &Fields, known: &[&str], warnings: &mut Vec<String>) {
     const MOST: usize = 16;
-    let unknown = fields.keys().filter(|key| !KNOWN_KEYS.contains(key));
+    let unknown = fields.keys().filter(|key| !known.contains(key));
     for key in unknown.take(MOST) {
         warnings.push(format!("{}: {}: unknown key, not used", fields.place(), json::clip(key)));
     }
@@ -371,7 +425,8 @@ mod tests {
     fn with(changes: Value) -> Result<ModelConfig> {
         let mut config = json!({"model_type": "aquila", "architectures": ["AquilaForCausalLM"],
             "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
-            "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 128});
+            "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 128,
+            "rms_norm_eps": 1e-6});
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }
@@ -386,7 +441,11 @@ mod tests {
         assert_eq!((spec.layers, spec.hidden, spec.heads, spec.kv_heads), (32, 4096, 32, 32));
         assert_eq!((spec.head_dim, spec.ffn, spec.vocab, spec.context), (128, 11008, 100008, 2048));
         assert_eq!((spec.norm_eps, spec.rope.theta, spec.score_clamp), (1e-6, 1e4, None));
-        assert!(config.warnings.is_empty() && config.tie.is_none());
+        assert!(config.tie.is_none() && config.warnings.len() == 1, "{:?}", config.warnings);
+        assert!(config.warnings[0].contains("no rms_norm_eps") && config.warnings[0].contains("1e-6"));
+        for told in ["no hidden_size: 4096", "no num_key_value_heads: 32", "no rope_theta: 10000"] {
+            assert!(config.assumed.iter().any(|line| line.ends_with(told)), "{told}: {:?}", config.assumed);
+        }
     }
 
     #[test]

@@ -4,7 +4,22 @@
 use crate::base::error::Result;
 use crate::loading::json::{Entries, clip};
 use serde_json::Value;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+
+/// What was taken for keys that are absent, one sentence each, for a person.
+#[derive(Clone, Debug, Default)]
+pub struct Assumed(pub Vec<String>);
+
+impl Assumed {
+    /// `found`, or else `default`, which is noted. `place` is the file.
+    pub fn or<T: Display>(&mut self, place: &str, key: &str, found: Option<T>, default: T) -> T {
+        found.unwrap_or_else(|| {
+            self.0.push(format!("{place}: no {key}: {default}"));
+            default
+        })
+    }
+}
 
 /// A JSON object from a file. A key that is absent and one that is `null` are the same.
 #[derive(Clone, Debug)]
@@ -38,7 +53,7 @@ impl Fields {
     fn typed<'a, T>(
         &'a self,
         key: &str,
-        expected: impl std::fmt::Display,
+        expected: impl Display,
         take: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -5,6 +5,8 @@ use crate::base::limits::{CONTEXT_MAX, HEAD_DIM_MAX, LAYERS_MAX, VOCAB_MAX, WIDT
 use crate::loading::gguf::Gguf;
 use crate::loading::json::clip;
 use crate::model::config::{ModelConfig, TokenIds, check_heads, derived_head_dim};
+use crate::model::fields::Assumed;
+use crate::model::names::Naming;
 use crate::model::spec::{DecoderSpec, RopeScaling, RopeSpec};
 
 /// Reads the metadata of a file of the llama architecture. `rows` is the number of the embedding's rows,
@@ -36,11 +38,14 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
         );
     }
     let vocab = vocab(gguf, rows)?;
+    let mut assumed = Assumed::default();
+    let kv_key = "llama.attention.head_count_kv";
+    let theta_key = "llama.rope.freq_base";
     let spec = DecoderSpec {
         layers: needed(gguf, "llama.block_count", LAYERS_MAX)?,
         hidden,
         heads,
-        kv_heads: optional(gguf, "llama.attention.head_count_kv", WIDTH_MAX)?.unwrap_or(heads),
+        kv_heads: assumed.or(place, kv_key, optional(gguf, kv_key, WIDTH_MAX)?, heads),
         head_dim,
         ffn: needed(gguf, "llama.feed_forward_length", WIDTH_MAX)?,
         vocab,
@@ -48,18 +53,14 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
             crate::error!(Format, "{place}: llama.attention.layer_norm_rms_epsilon is missing")
         })?,
         rope: RopeSpec {
-            theta: positive(gguf, "llama.rope.freq_base")?.unwrap_or(10_000.0),
+            theta: assumed.or(place, theta_key, positive(gguf, theta_key)?, 10_000.0),
             scaling: scaling(gguf)?,
         },
         context: needed(gguf, "llama.context_length", CONTEXT_MAX)?,
         score_clamp: None, // the format has no key for it
         tied: false,
     };
-    check_heads(
-        place,
-        &spec,
-        ["llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length"],
-    )?;
+    check_heads(place, &spec, ["llama.attention.head_count", kv_key, "llama.attention.key_length"])?;
     let mut ids = TokenIds::default();
     let id = |key: &str| gguf.uint(key).map(|id| id.and_then(|n| u32::try_from(n).ok()));
     let eos = [id("tokenizer.ggml.eos_token_id")?, id("tokenizer.ggml.eot_token_id")?];
@@ -71,6 +72,7 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
         ["general.name", "general.basename"].into_iter().filter_map(|key| gguf.string(key).transpose());
     Ok(ModelConfig {
         spec,
+        layout: Naming::Gguf,
         architecture: "llama (GGUF)".into(),
         tie: None,
         attention_bias: None,
@@ -79,6 +81,8 @@ pub fn read(gguf: &Gguf, rows: Option<usize>) -> Result<ModelConfig> {
         mlp_bias: None,
         ids,
         names: names.map(|name| Ok(name?.to_string())).collect::<Result<_>>()?,
+        guide_class: None,
+        assumed: assumed.0,
         warnings: unknown_keys(gguf),
     })
 }

@@ -1,5 +1,6 @@
 //! What the tensors of a decoder are called in each kind of checkpoint, and their shapes.
 
+use crate::loading::tensor::TensorTable;
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::{Role, RowMap};
 
@@ -8,6 +9,9 @@ use crate::model::weights::{Role, RowMap};
 pub enum Naming {
     /// `model.layers.0.self_attn.q_proj.weight`: rotary halves one after the other.
     HuggingFace,
+    /// `layers.0.attention.wq.weight`, BAAI's own training code: the rows of q and k alternate between the rotary
+    /// halves, which are the real and the imaginary part of a complex number there.
+    FlagAi,
     /// `blk.0.attn_q.weight`: the rows of q and k alternate between the rotary halves.
     Gguf,
 }
@@ -55,6 +59,23 @@ pub fn is_vector(role: Role) -> bool {
 }
 
 impl Naming {
+    /// How the tensors of a directory are named, told by the name of the embedding, which every kind has; `None` where
+    /// there is none of these names.
+    pub fn of_directory(table: &TensorTable) -> Option<Naming> {
+        [Naming::HuggingFace, Naming::FlagAi]
+            .into_iter()
+            .find(|naming| table.get(&naming.tensor(0, Role::Embedding)).is_some())
+    }
+
+    /// Whose names they are, for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Naming::HuggingFace => "Hugging Face",
+            Naming::FlagAi => "FlagAI",
+            Naming::Gguf => "GGUF",
+        }
+    }
+
     /// The name of a role's tensor. Those outside the layers leave `layer` unused.
     pub fn tensor(self, layer: usize, role: Role) -> String {
         match self {
@@ -63,6 +84,12 @@ impl Naming {
                 Role::FinalNorm => "model.norm.weight".into(),
                 Role::Head => "lm_head.weight".into(),
                 _ => format!("model.layers.{layer}.{}", hugging_face_part(role)),
+            },
+            Naming::FlagAi => match role {
+                Role::Embedding => "tok_embeddings.weight".into(),
+                Role::FinalNorm => "norm.weight".into(),
+                Role::Head => "output.weight".into(),
+                _ => format!("layers.{layer}.{}", flagai_part(role)),
             },
             Naming::Gguf => match role {
                 Role::Embedding => "token_embd.weight".into(),
@@ -79,6 +106,9 @@ impl Naming {
             Naming::HuggingFace => {
                 ["gate", "up", "down"].map(|part| format!("model.layers.{layer}.mlp.{part}_proj.bias"))
             }
+            Naming::FlagAi => {
+                ["w1", "w3", "w2"].map(|part| format!("layers.{layer}.feed_forward.{part}.bias"))
+            }
             Naming::Gguf => ["gate", "up", "down"].map(|part| format!("blk.{layer}.ffn_{part}.bias")),
         }
     }
@@ -86,7 +116,7 @@ impl Naming {
     /// The order of a role's stored rows.
     pub fn row_map(self, role: Role, spec: &DecoderSpec) -> RowMap {
         match (self, role) {
-            (Naming::Gguf, Role::Query | Role::Key | Role::QueryBias | Role::KeyBias) => {
+            (Naming::FlagAi | Naming::Gguf, Role::Query | Role::Key | Role::QueryBias | Role::KeyBias) => {
                 RowMap::Interleaved { head_dim: spec.head_dim }
             }
             _ => RowMap::Identity,
@@ -117,6 +147,27 @@ fn hugging_face_part(role: Role) -> &'static str {
         Role::Down => "mlp.down_proj.weight",
         Role::AttentionNormBias => "input_layernorm.bias",
         Role::FfnNormBias => "post_attention_layernorm.bias",
+        Role::Embedding | Role::FinalNorm | Role::Head => "",
+    }
+}
+
+fn flagai_part(role: Role) -> &'static str {
+    match role {
+        Role::AttentionNorm => "attention_norm.weight",
+        Role::Query => "attention.wq.weight",
+        Role::Key => "attention.wk.weight",
+        Role::Value => "attention.wv.weight",
+        Role::Output => "attention.wo.weight",
+        Role::QueryBias => "attention.wq.bias",
+        Role::KeyBias => "attention.wk.bias",
+        Role::ValueBias => "attention.wv.bias",
+        Role::OutputBias => "attention.wo.bias",
+        Role::FfnNorm => "ffn_norm.weight",
+        Role::Gate => "feed_forward.w1.weight",
+        Role::Up => "feed_forward.w3.weight",
+        Role::Down => "feed_forward.w2.weight",
+        Role::AttentionNormBias => "attention_norm.bias",
+        Role::FfnNormBias => "ffn_norm.bias",
         Role::Embedding | Role::FinalNorm | Role::Head => "",
     }
 }

@@ -16,7 +16,7 @@ replaced, and what fails leaves nothing."
 pub struct ConvertArgs {
     /// A model directory (config.json with safetensors or .bin files) or a GGUF file
     model: PathBuf,
-    /// What to make: safetensors, bin (both a directory as Hugging Face's), gguf (one file)
+    /// What to make: safetensors or bin (a directory as Hugging Face's), flagai (one of BAAI's training code), gguf (a file)
     #[arg(long, value_parser = target)]
     to: Target,
     /// The directory or file to make, which must not be there yet
@@ -37,8 +37,9 @@ fn target(text: &str) -> Result<Target, String> {
     match text {
         "safetensors" => Ok(Target::Directory(WeightFormat::Safetensors)),
         "bin" => Ok(Target::Directory(WeightFormat::TorchBin)),
+        "flagai" => Ok(Target::FlagAi),
         "gguf" => Ok(Target::Gguf),
-        _ => Err("expected safetensors, bin or gguf".into()),
+        _ => Err("expected safetensors, bin, flagai or gguf".into()),
     }
 }
 

@@ -87,6 +87,7 @@ fn to_json(model: &Path, plan: &Plan) -> Value {
         },
         "fits": memory.refusal.is_none(),
         "refusal": memory.refusal,
+        "assumed": plan.assumed,
         "warnings": plan.warnings,
     })
 }
@@ -124,9 +125,6 @@ fn to_text(model: &Path, plan: &Plan) -> String {
     };
     out.line("rotary base", format_args!("{}{scaling}", spec.rope.theta));
     out.line("norm epsilon", format_args!("{:e}", spec.norm_eps));
-    if let Some(clamp) = spec.score_clamp {
-        out.line("score clamp", clamp);
-    }
     let limit = match plan.context.1 {
         "model" => "the model's own",
         other => other,
@@ -166,8 +164,10 @@ fn to_text(model: &Path, plan: &Plan) -> String {
         None => out.line("fits", "yes"),
         Some(why) => out.line("fits", format_args!("no: {why}")),
     }
-    for warning in &plan.warnings {
-        out.line("warning", console::harmless(warning));
+    for (name, lines) in [("assumed", &plan.assumed), ("warning", &plan.warnings)] {
+        for line in lines {
+            out.line(name, console::harmless(line));
+        }
     }
     out.0
 }

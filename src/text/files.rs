@@ -10,6 +10,7 @@ use crate::base::error::{Error, Result, Status};
 use crate::base::limits;
 use crate::loading::file::SourceFile;
 use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::{
@@ -271,6 +272,9 @@ impl Roles {
     }
 }
 
+/// Special tokens, one a line, that BAAI's training code adds to vocab.json.
+const SPECIAL_LIST: &str = "special_tokens.txt";
+
 /// vocab.json and merges.txt, as transformers' GPT2Tokenizer (or Qwen2Tokenizer) reads them.
 fn from_vocab_and_merges(dir: &Path) -> Result<Parts> {
     let (vocab_path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
@@ -291,6 +295,9 @@ fn from_vocab_and_merges(dir: &Path) -> Result<Parts> {
         parts.added.retain(|added| added.text != token.text);
         parts.added.push(token.clone());
     }
+    if let Some(text) = read(&dir.join(SPECIAL_LIST))? {
+        add_listed(&mut parts, &dir.join(SPECIAL_LIST).display().to_string(), &text)?;
+    }
     if aquila {
         parts.complete_aquila();
     }
@@ -306,16 +313,37 @@ fn from_vocab_and_merges(dir: &Path) -> Result<Parts> {
     Ok(parts)
 }
 
-/// Tokens that only have a role are special; those without an id get the next ones.
+/// Tokens that only have a role are special.
 fn add_named(parts: &mut Parts, roles: &Roles) {
-    for (_, text) in &roles.named {
-        if parts.added.iter().any(|added| added.text == *text) {
+    add_specials(parts, roles.named.iter().map(|(_, text)| text.as_str()));
+}
+
+/// The lines of a list of special tokens, in the order of their ids.
+fn add_listed(parts: &mut Parts, place: &str, text: &[u8]) -> Result<()> {
+    let text = std::str::from_utf8(text).map_err(|cause| crate::error!(Format, "{place}: {cause}"))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (found, most) = (lines.clone().count(), limits::SPECIAL_TOKENS_MAX);
+    crate::ensure!(found <= most, Format, "{place}: {found} special tokens, expected at most {most}");
+    add_specials(parts, lines);
+    Ok(())
+}
+
+/// Makes those tokens special that none of the added ones is yet; without an id they get the next ones.
+fn add_specials<'a>(parts: &mut Parts, texts: impl Iterator<Item = &'a str>) {
+    let Parts { vocab, added, .. } = parts;
+    let known: HashMap<&str, u32> = vocab.iter().map(|(text, id)| (text.as_str(), *id)).collect();
+    let mut seen: HashSet<String> = added.iter().map(|token| token.text.clone()).collect();
+    let largest = vocab.iter().map(|&(_, id)| id).chain(added.iter().map(|token| token.id)).max();
+    let mut next = largest.map_or(0, |id| id.saturating_add(1));
+    for text in texts {
+        if !seen.insert(text.to_owned()) {
             continue;
         }
-        let largest = parts.vocab.iter().map(|&(_, id)| id).chain(parts.added.iter().map(|a| a.id)).max();
-        let next = largest.map_or(0, |id| id.saturating_add(1));
-        let id = parts.id_of(text).unwrap_or(next);
-        parts.added.push(Added::special(id, text.as_str()));
+        let id = known.get(text).copied().unwrap_or(next);
+        if id == next {
+            next = next.saturating_add(1);
+        }
+        added.push(Added::special(id, text));
     }
 }
 

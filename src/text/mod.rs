@@ -24,3 +24,4 @@ pub use stop::StopMatcher;
 pub use stop_ids::stop_ids;
 pub use stream::TextStream;
 pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use vocab::AQUILA_ADDED;

@@ -38,6 +38,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     roles: Vec<(String, String)>,
+    assumed: Vec<String>,
 }
 
 /// What `encode` does beside the plain text.
@@ -100,6 +101,7 @@ impl Tokenizer {
             bos: parts.bos,
             eos: parts.eos,
             roles: parts.roles,
+            assumed: parts.assumed,
         })
     }
 
@@ -248,6 +250,11 @@ impl Tokenizer {
         let ends = [("bos_token", self.bos), ("eos_token", self.eos)];
         let ends = ends.into_iter().filter_map(|(role, id)| Some((role.to_owned(), text(id?))));
         ends.chain(self.roles.iter().cloned()).collect()
+    }
+
+    /// What was taken where the files do not say it, a sentence each.
+    pub fn assumed(&self) -> &[String] {
+        &self.assumed
     }
 
     /// Begin-of-sequence id, if the files name one.

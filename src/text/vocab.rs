@@ -48,6 +48,8 @@ pub struct Parts {
     pub ignore_merges: bool,
     /// Ids without a token are allowed: GGUF marks unused ones.
     pub holes: bool,
+    /// What was completed or corrected, a sentence each.
+    pub assumed: Vec<String>,
 }
 
 impl Parts {
@@ -69,6 +71,7 @@ impl Parts {
             fuse_unk: false,
             ignore_merges: false,
             holes: false,
+            assumed: Vec::new(),
         }
     }
 
@@ -210,11 +213,22 @@ impl Parts {
         if self.id_of(AQUILA_UNK) == Some(0) && !self.added.iter().any(|a| a.text == AQUILA_UNK) {
             self.added.push(Added::special(0, AQUILA_UNK));
         }
+        let before = self.added.len();
         for (text, id) in AQUILA_ADDED.iter().zip(AQUILA_BASE as u32..) {
             let taken = self.added.iter().any(|a| a.id == id || a.text == *text);
             if !taken {
                 self.added.push(Added::special(id, *text));
             }
+        }
+        let count = self.added.len() - before;
+        if count > 0 {
+            let last = AQUILA_ADDED.len() - 1;
+            self.assumed.push(format!(
+                "{count} of Aquila's special tokens, {} {AQUILA_BASE} to {} {}, stand in no file of the tokenizer",
+                AQUILA_ADDED[0],
+                AQUILA_ADDED[last],
+                AQUILA_BASE + last
+            ));
         }
     }
 
@@ -222,7 +236,14 @@ impl Parts {
     pub fn correct_aquila_ends(&mut self) {
         let special = |text: &str| self.added.iter().find(|a| a.text == text && a.special).map(|a| a.id);
         let (bos, eos) = (special("[CLS]"), special("</s>"));
-        self.bos = self.bos.filter(|&id| id != 0).or(bos);
-        self.eos = self.eos.filter(|&id| id != 0).or(eos);
+        for (what, id, true_id) in [("begin", &mut self.bos, bos), ("end", &mut self.eos, eos)] {
+            let Some(true_id) = true_id.filter(|_| id.is_none_or(|id| id == 0)) else { continue };
+            let said = if id.is_some() { AQUILA_UNK } else { "nothing" };
+            self.assumed.push(format!(
+                "the tokenizer's files say {said} is the {what} of a text: id {true_id} is taken, with which the model \
+                 was trained"
+            ));
+            *id = Some(true_id);
+        }
     }
 }

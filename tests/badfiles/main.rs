@@ -8,6 +8,7 @@ mod support;
 
 mod config;
 mod directory;
+mod flagai;
 mod gguf;
 mod index;
 mod memory;

@@ -2,9 +2,9 @@
 //! the file.
 
 use super::{memory, small, small_dir};
-use crate::support::TempDir;
 use crate::support::formats::safetensors_bytes;
 use crate::support::torch::{Pickle, TorchForm, TorchStorage, TorchWriter};
+use crate::support::{TempDir, flagai};
 use aquila::loading::file::SourceFile;
 use aquila::loading::packed::Contents;
 use aquila::loading::tensor::Named;
@@ -237,8 +237,9 @@ proptest! {
     }
 
     #[test]
-    fn damaged_config(changes in prop::collection::vec(damage(), 1..4)) {
-        let text = small().config().to_string();
+    fn damaged_config(changes in prop::collection::vec(damage(), 1..4), native in any::<bool>()) {
+        let config = if native { flagai::model().flagai_config() } else { small().config() };
+        let text = config.to_string();
         if let Ok(config) = config::parse("config.json", &damaged(text.as_bytes(), text.len(), &changes)) {
             let spec = config.spec;
             prop_assert!(spec.heads % spec.kv_heads == 0 && spec.head_dim % 2 == 0 && spec.layers > 0);

@@ -7,6 +7,8 @@ use aquila::base::dtype::DType;
 use aquila::engine::params::{GenParams, Input};
 use aquila::export::{ConvertOptions, Target, WeightFormat, convert};
 use aquila::model::Checkpoint;
+use aquila::model::spec::{DecoderSpec, RopeScaling};
+use aquila::model::weights::Role;
 use aquila::open::{self, LoadOptions};
 use aquila::text::{EncodeOptions, Tokenizer};
 use serde_json::{Value, json};
@@ -44,6 +46,12 @@ fn answer(model: &Path) -> String {
     format!("{:?} {:?} {:?}", answer.tokens, answer.text, answer.logprobs)
 }
 
+/// Whether a model has biases or a rotary scaling.
+fn wanted_by_others(spec: &DecoderSpec, path: &Path) -> bool {
+    let biases = Checkpoint::open(path, false).unwrap().weights.get(0, Role::QueryBias).is_some();
+    biases || spec.rope.scaling != RopeScaling::None
+}
+
 /// From every form into every other and on to a third one: the same numbers, tokens and text. Biases stand in the order of
 /// the rows of their matrices, which GGUF has another one of.
 #[test]
@@ -56,12 +64,16 @@ fn every_form_into_every_other() {
     ] {
         let source = tiny(change);
         let wanted = answer(source.path());
-        for first in TARGETS {
+        let spec = Checkpoint::open(source.path(), false).unwrap().spec;
+        // FlagAI's code has neither.
+        let plain = !wanted_by_others(&spec, source.path());
+        let targets = TARGETS.into_iter().filter(|&target| plain || target != Target::FlagAi);
+        for first in targets.clone() {
             let dir = TempDir::new();
             let one = place(&dir, first, 1);
             convert(source.path(), &one, &to(first), &mut go_on).unwrap();
             assert_eq!(answer(&one), wanted, "{first:?}");
-            for second in TARGETS {
+            for second in targets.clone() {
                 let two = place(&dir, second, 2);
                 convert(&one, &two, &to(second), &mut go_on).unwrap();
                 assert_eq!(answer(&two), wanted, "{first:?} {second:?}");

@@ -5,7 +5,10 @@ mod data;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod family;
+mod flagai;
 mod torch;
+mod traps;
 
 use aquila::base::dtype::DType;
 use aquila::model::names::{BIAS_ROLES, LAYER_ROLES, Naming};

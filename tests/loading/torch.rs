@@ -317,7 +317,7 @@ fn state_dicts_inside_others() {
             std::fs::write(dir.join("pytorch_model.bin"), file.bytes()).unwrap();
             let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
             assert_same(&model, &checkpoint);
-            let format = &checkpoint.facts[0].1;
+            let format = &checkpoint.facts.iter().find(|(name, _)| *name == "format").unwrap().1;
             assert!(format.ends_with(&format!("(the state dict under {})", keys.join(", "))), "{format}");
         }
     }

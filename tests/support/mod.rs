@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // each test uses a part of it
 
+pub mod flagai;
 pub mod formats;
 pub mod modelslim;
 pub mod tokenizer;
@@ -99,6 +100,8 @@ pub enum TinyTokenizer {
     Json,
     /// vocab.json, merges.txt, special_tokens_map.json, tokenizer_config.json, as Aquila's v1 repository.
     VocabMerges,
+    /// vocab.json, merges.txt and special_tokens.txt, as BAAI's training code.
+    FlagAi,
 }
 
 /// A tensor under its Hugging Face name. The values are exactly what is stored.

@@ -100,6 +100,12 @@ pub fn write_files(dir: &Path, kind: TinyTokenizer) {
     if kind == TinyTokenizer::None {
         return;
     }
+    if kind == TinyTokenizer::FlagAi {
+        write("vocab.json", vocab().to_string());
+        write("merges.txt", merges_text());
+        write("special_tokens.txt", ADDED.join("\n") + "\n");
+        return;
+    }
     let mut config = names.clone();
     config["add_prefix_space"] = json!(false);
     config["tokenizer_class"] = json!("GPT2Tokenizer");

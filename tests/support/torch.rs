@@ -260,12 +260,16 @@ impl TinyModel {
     /// Writes a Hugging Face directory with torch's files; several with an index.
     pub fn write_torch_dir(&self, dir: &std::path::Path, form: TorchForm) {
         self.write_around(dir);
-        let tensors = self.tensors();
+        self.write_torch_weights(dir, form, &self.tensors());
+    }
+
+    /// Writes the files with these tensors.
+    pub fn write_torch_weights(&self, dir: &std::path::Path, form: TorchForm, tensors: &[TinyTensor]) {
         let shards = self.shards.max(1);
         let write =
             |name: &str, bytes: Vec<u8>| std::fs::write(dir.join(name), bytes).expect("write the weights");
         if shards == 1 {
-            return write("pytorch_model.bin", TorchWriter::of(form, &tensors, self.dtype).bytes());
+            return write("pytorch_model.bin", TorchWriter::of(form, tensors, self.dtype).bytes());
         }
         let mut map = serde_json::Map::new();
         for (i, part) in tensors.chunks(tensors.len().div_ceil(shards)).enumerate() {

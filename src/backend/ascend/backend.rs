@@ -61,9 +61,9 @@ impl AscendBackend {
         self.reports.iter().map(|report| report.id).collect()
     }
 
-    fn describe(&self, setup: &Setup) -> Vec<(&'static str, String)> {
+    fn describe(&self, setup: &Setup, spec: &DecoderSpec) -> Vec<(&'static str, String)> {
         let soc = self.reports.first().map_or("", |report| report.soc.as_str());
-        plan::facts(setup, soc, &self.device_ids())
+        plan::facts(setup, spec, soc, &self.device_ids())
     }
 
     fn capabilities(&self, setup: &Setup, spec: &DecoderSpec) -> Capabilities {
@@ -119,7 +119,7 @@ impl Backend for AscendBackend {
             weight_bytes_per_token: sum(|need| need.weights),
             host_available: crate::base::memory::available_bytes().unwrap_or(0),
             device_available: free.iter().sum(),
-            facts: self.describe(&setup),
+            facts: self.describe(&setup, spec),
             packed: None,
             refusal,
         })
@@ -138,7 +138,7 @@ impl Backend for AscendBackend {
         }
         let setup = self.setup(&spec, &weights, options)?;
         let needs = self.needs(&setup, &spec)?;
-        let (capabilities, facts) = (self.capabilities(&setup, &spec), self.describe(&setup));
+        let (capabilities, facts) = (self.capabilities(&setup, &spec), self.describe(&setup, &spec));
         let opening = Opening {
             cann: self.cann,
             devices: self.device_ids(),

@@ -400,7 +400,7 @@ fn choose_type(
 }
 
 /// Facts for a person about an engine that is planned or open.
-pub fn facts(setup: &Setup, soc: &str, devices: &[u32]) -> Vec<(&'static str, String)> {
+pub fn facts(setup: &Setup, spec: &DecoderSpec, soc: &str, devices: &[u32]) -> Vec<(&'static str, String)> {
     let ids: Vec<String> = devices.iter().map(u32::to_string).collect();
     let form = if setup.facts.family == Family::Ascend310P { "tiles (FRACTAL_NZ)" } else { "rows (ND)" };
     let prompts = if setup.prefill_over_cache {
@@ -437,6 +437,13 @@ pub fn facts(setup: &Setup, soc: &str, devices: &[u32]) -> Vec<(&'static str, St
         ("kv cache", format!("{}, blocks of {} tokens", setup.dtype.name(), setup.block_tokens)),
         ("prompts", prompts.to_owned()),
     ];
+    if let Some(bound) = spec.score_clamp {
+        let done = match setup.facts.score_clamp {
+            true => "in attention within prompts; paged attention has none",
+            false => "none: ATB has no operation with it on this card",
+        };
+        facts.push(("score clamp", format!("{done}, and trained scores stay far within ±{bound}")));
+    }
     if setup.parts.len() > 1 {
         facts.push(("ranks", format!("{}, one a device, joined by HCCL", setup.parts.len())));
     }

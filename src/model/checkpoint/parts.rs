@@ -4,7 +4,7 @@
 //! `aquila split` writes them, and the scripts of the Ascend guide: those leave the head as it comes out of `chunk`, whole
 //! on every rank, or cut by columns, and save f32. What the shapes say is believed.
 
-use super::{CONFIG, Checkpoint, Sources, TokenizerSource, config, finish, ids_of, listing};
+use super::{CONFIG, Checkpoint, Sources, TokenizerSource, config, facts, finish, ids_of, listing};
 use crate::base::error::{Error, Result};
 use crate::base::limits;
 use crate::loading::file::SourceFile;
@@ -84,8 +84,8 @@ pub(super) fn open(dir: &Path, no_mmap: bool) -> Result<Checkpoint> {
         copies: joined.copies,
     };
     let format = format!("{PARTS}: cut for {ranks} cards, joined");
-    let tokenizer = [("format", format), ("tokenizer", tokenizer)];
-    finish(whole, tables, joined.weights, TokenizerSource::Files(files), sources, dir, tokenizer)
+    let facts = facts::facts(&whole, Naming::HuggingFace, &joined.weights, format, tokenizer);
+    Ok(finish(whole, tables, joined.weights, TokenizerSource::Files(files), sources, dir, facts))
 }
 
 fn place(rank: usize) -> String {

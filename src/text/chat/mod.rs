@@ -17,7 +17,7 @@ mod request;
 use super::tokenizer::Tokenizer;
 use crate::base::error::Result;
 use builtin::Builtin;
-pub use pick::{NamedTemplates, TemplateSources};
+pub use pick::{NamedTemplates, PickedBy, TemplateSources};
 pub use request::Chat;
 use std::ops::Range;
 use std::sync::Arc;

@@ -24,12 +24,33 @@ pub struct TemplateSources<'a> {
     pub aquila_names: &'a [String],
 }
 
+/// What a template was picked by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PickedBy {
+    /// The caller's option.
+    Option,
+    /// The file or key that holds it.
+    Source(&'static str),
+    /// A name of the model, which BAAI's table has.
+    Name(String),
+    /// That the model is an Aquila and none of its names is in the table: the table's own fallback.
+    Family,
+}
+
 impl ChatTemplate {
     /// The first template that the sources give, or `None`. `Argument` for an option that is neither a
     /// built-in name nor Jinja, `Format` for a broken template, naming its source.
     pub fn pick(sources: &TemplateSources<'_>, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        Ok(Self::pick_and_tell(sources, tokenizer)?.map(|(template, _)| template))
+    }
+
+    /// The same, with what it was picked by.
+    pub fn pick_and_tell(
+        sources: &TemplateSources<'_>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<(ChatTemplate, PickedBy)>> {
         if let Some(option) = sources.option.filter(|option| !option.is_empty()) {
-            return from_option(option, tokenizer).map(Some);
+            return Ok(Some((from_option(option, tokenizer)?, PickedBy::Option)));
         }
         let config = sources.tokenizer_config.map(from_config).transpose()?.unwrap_or_default();
         for (place, templates) in [
@@ -38,12 +59,17 @@ impl ChatTemplate {
             ("tokenizer.chat_template", &sources.gguf),
         ] {
             if !templates.is_empty() {
-                return from_named(templates, tokenizer).map(Some).map_err(|error| error.at(place));
+                let template = from_named(templates, tokenizer).map_err(|error| error.at(place))?;
+                return Ok(Some((template, PickedBy::Source(place))));
             }
         }
         let names = sources.aquila_names;
-        let name = names.iter().find(|name| super::builtin::listed(name).is_some()).or(names.first());
-        Ok(name.map(|name| ChatTemplate::for_model(name)))
+        let listed = names.iter().find(|name| super::builtin::listed(name).is_some());
+        Ok(match (listed, names.first()) {
+            (Some(name), _) => Some((ChatTemplate::for_model(name), PickedBy::Name(name.clone()))),
+            (None, Some(name)) => Some((ChatTemplate::for_model(name), PickedBy::Family)),
+            (None, None) => None,
+        })
     }
 }
 
