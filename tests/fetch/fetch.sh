@@ -213,6 +213,7 @@ need_models() {
     "$cache/venv/bin/python" -B "$here/make_models.py" "$cache"
     python=$(torch_python)
     "$python" -B "$here/make_torch.py" "$cache"
+    "$python" -B "$here/make_flagai.py" "$cache"
 }
 
 case ${1:-} in

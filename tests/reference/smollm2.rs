@@ -57,6 +57,16 @@ fn files_of_torch_give_the_reference_tokens() {
     }
 }
 
+/// In FlagAI's layout, whose rows of q and k have another order: with a key and value head for each query head, as Aquila-7B
+/// is published there, and with SmolLM2's three, in two shards.
+#[test]
+fn the_layout_of_flagai_gives_the_reference_tokens() {
+    let runs = &read::<Greedy>("smollm2-greedy.json").modes["f32"];
+    for model in ["smollm2-flagai", "smollm2-flagai-grouped"] {
+        check_all(model, runs);
+    }
+}
+
 #[test]
 fn the_gguf_file_itself_gives_the_tokens_of_its_dequantised_weights() {
     check_all(GGUF, &read::<Greedy>("smollm2-greedy.json").modes["f32-full"]);
