@@ -183,10 +183,10 @@ impl Builder<'_> {
                 return format!(", but {name}, which is {}'s name of it", other.name());
             }
         }
-        let mut names: Vec<&str> = self.table.names().collect();
-        if !self.used.is_empty() || names.is_empty() {
+        if !self.used.is_empty() {
             return String::new();
         }
+        let mut names: Vec<&str> = self.table.names().collect();
         names.sort_unstable();
         let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clip(name)).collect();
         let more = names.len() - shown.len();

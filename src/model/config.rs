@@ -125,7 +125,7 @@ pub fn parse(name: &str, text: &[u8]) -> Result<ModelConfig> {
     check_heads(name, &spec, ["num_attention_heads", "num_key_value_heads", "head_dim"])?;
     let mut ids = TokenIds::default();
     ids.add(&fields.ids("bos_token_id", &mut warnings)?, &fields.ids("eos_token_id", &mut warnings)?);
-    warn_of_unknown_keys(&fields, &KNOWN_KEYS, &mut warnings);
+    warn_of_unknown_keys(&fields, |key| KNOWN_KEYS.contains(&key), &mut warnings);
     Ok(ModelConfig {
         spec,
         layout: Naming::HuggingFace,
@@ -407,10 +407,14 @@ const KNOWN_KEYS: [&str; 54] = [
     "world_size",
 ];
 
-/// A warning for each key that is not among `known`, up to a bound.
-pub(super) fn warn_of_unknown_keys(fields: &Fields, known: &[&str], warnings: &mut Vec<String>) {
+/// A warning for each key that is not `known`, up to a bound.
+pub(super) fn warn_of_unknown_keys(
+    fields: &Fields,
+    known: impl Fn(&str) -> bool,
+    warnings: &mut Vec<String>,
+) {
     const MOST: usize = 16;
-    let unknown = fields.keys().filter(|key| !known.contains(key));
+    let unknown = fields.keys().filter(|key| !known(key));
     for key in unknown.take(MOST) {
         warnings.push(format!("{}: {}: unknown key, not used", fields.place(), json::clip(key)));
     }

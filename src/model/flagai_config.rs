@@ -62,7 +62,8 @@ pub fn read(fields: &Fields) -> Result<ModelConfig> {
     check_heads(place, &spec, ["n_heads", "n_kv_heads", "dim / n_heads"])?;
     let mut ids = TokenIds::default();
     ids.add(&fields.ids("bos_token_id", &mut warnings)?, &fields.ids("eos_token_id", &mut warnings)?);
-    warn_of_unknown_keys(fields, &KNOWN_KEYS, &mut warnings);
+    let known = |key: &str| KNOWN_KEYS.contains(&key) || key.starts_with(TRAINERS_KEYS);
+    warn_of_unknown_keys(fields, known, &mut warnings);
     Ok(ModelConfig {
         world_size: None,
         padded_vocab: None,
@@ -103,11 +104,11 @@ fn widened(factor: f32) -> f64 {
     factor.to_string().parse().unwrap_or_else(|_| factor.into())
 }
 
+/// With this the keys begin that are for the trainer BMTrain.
+const TRAINERS_KEYS: &str = "bmt_";
+
 /// Keys that are read above, and those that say how the model was trained or run.
-const KNOWN_KEYS: [&str; 32] = [
-    "bmt_comm_overlap",
-    "bmt_fused_ce",
-    "bmt_fused_ce_inplace",
+const KNOWN_KEYS: [&str; 29] = [
     "bos_token_id",
     "checkpoint_activations",
     "ckpoint_layer",
@@ -150,7 +151,7 @@ mod tests {
     fn with(changes: Value) -> Result<ModelConfig> {
         let mut config = json!({"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-5,
             "vocab_size": 100008, "max_seq_len": 2048, "initializer_range": 0.006, "flash_atten": false,
-            "flash_atten_llama_style": false});
+            "flash_atten_llama_style": false, "bmt_comm_overlap": true, "fp16": true, "checkpoint_activations": true});
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }
@@ -189,11 +190,8 @@ mod tests {
         let llama = json!({"dim": 8192, "n_heads": 64, "multiple_of": 4096, "ffn_dim_multiplier": 1.3});
         assert_eq!(with(llama).unwrap().spec.ffn, 28672);
         let llama = json!({"multiple_of": 1024, "ffn_dim_multiplier": 1.3, "rope_theta": 5e5});
-        assert_eq!((llama_ffn(&llama), with(llama).unwrap().spec.rope.theta), (14336, 5e5));
-    }
-
-    fn llama_ffn(changes: &Value) -> usize {
-        with(changes.clone()).unwrap().spec.ffn
+        let spec = with(llama).unwrap().spec;
+        assert_eq!((spec.ffn, spec.rope.theta), (14336, 5e5));
     }
 
     #[test]

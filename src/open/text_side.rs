@@ -86,17 +86,24 @@ impl TextSide {
         let unnamed: Vec<u32> = self.stop_ids.iter().copied().filter(|id| !ids.eos.contains(id)).collect();
         if !unnamed.is_empty() {
             let unnamed = named(tokenizer, &unnamed);
-            assumed.push(format!(
-                "stop ids {unnamed}: by the vocabulary, as the model's files do not name them"
-            ));
+            assumed
+                .push(format!("stop ids {unnamed}: the tokenizer's, as the model's files do not name them"));
         }
-        if let Some((chat, PickedBy::Family)) = &self.chat {
-            let names: Vec<String> = checkpoint.names.iter().map(|name| clip(name)).collect();
-            assumed.push(format!(
-                "chat template {}: no file has one, and none of the names {} is in BAAI's table of chat models",
+        match &self.chat {
+            Some((chat, PickedBy::Name(name))) => assumed.push(format!(
+                "chat template {}: no file has one, and in BAAI's table it is that of the name {}",
                 chat.name(),
-                names.join(", ")
-            ));
+                clip(name)
+            )),
+            Some((chat, PickedBy::Family)) => {
+                let names: Vec<String> = checkpoint.names.iter().map(|name| clip(name)).collect();
+                assumed.push(format!(
+                    "chat template {}: no file has one, and none of the names {} is in BAAI's table of chat models",
+                    chat.name(),
+                    names.join(", ")
+                ));
+            }
+            _ => {}
         }
         assumed
     }

@@ -165,8 +165,9 @@ fn each_layout_is_recognised() {
         assert_eq!(facts["format"], format, "{layout}");
         assert_eq!(facts["score clamp"], clamp, "{layout}");
     }
-    let facts = info(&file)["checkpoint"].take();
-    assert_eq!(facts["chat template"], "aquila-v1, by the name AquilaChat2-7B");
+    let of_file = info(&file);
+    assert_eq!(of_file["checkpoint"]["chat template"], "aquila-v1, by the name AquilaChat2-7B");
+    assert!(has_line(&of_file["assumed"], &["chat template aquila-v1", "the name AquilaChat2-7B"]));
     let output = run(&["info", text(native.path())]);
     let told = stdout(&output);
     assert_eq!(told.matches("score clamp     ±1024").count(), 1, "{told}");
@@ -185,6 +186,7 @@ fn what_was_recognised_assumed_and_looks_wrong_is_told_apart() {
             "eos_token_id": 2, "tie_word_embeddings": null, "tomorrow": true}),
     );
     std::fs::remove_file(model.join("generation_config.json")).unwrap();
+    std::fs::write(model.join("modeling_aquila_ascend.py"), "raise SystemExit\n").unwrap();
     let info = info(model.path());
     let facts = &info["checkpoint"];
     assert_eq!(facts["architecture"], "AquilaModel (model_type aquila)");

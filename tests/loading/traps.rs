@@ -1,6 +1,8 @@
 //! What published files say that is not so, and what stands beside them: ids, padding, generation_config.json.
 
-use crate::support::{TempDir, TinyModel, tokenizer};
+use crate::data::real_data;
+use crate::support::torch::TorchForm;
+use crate::support::{TempDir, TinyModel, TinyTokenizer, flagai, tokenizer};
 use aquila::engine::params::{GenParams, Input};
 use aquila::model::Checkpoint;
 use aquila::open::{self, LoadOptions, Plan};
@@ -48,7 +50,7 @@ fn ids_that_are_punctuation_neither_begin_nor_end_a_text() {
     assert!(warning.contains("eos_token_id 2 is the ordinary token \"\\\"\""), "{warning}");
     let assumed = plan.assumed.join("\n");
     assert!(assumed.contains("bos_token_id is the ordinary token 1 !"), "{assumed}");
-    assert!(assumed.contains(&format!("stop ids {} </s>: by the vocabulary", tokenizer::EOS)), "{assumed}");
+    assert!(assumed.contains(&format!("stop ids {} </s>: the tokenizer's", tokenizer::EOS)), "{assumed}");
 }
 
 /// Its list of ends counts, before config.json's; how it would have texts drawn is the caller's to say.
@@ -63,6 +65,58 @@ fn generation_config_names_the_ends_of_a_text() {
     let plan = plan(dir.path());
     let expected = format!("{} </s>, 0 <|endoftext|>, {} [CLS]", tokenizer::EOS, tokenizer::CLS);
     assert_eq!(fact(&plan, "stop ids"), expected);
+}
+
+/// A small model with a row for each of Aquila's tokens.
+fn with_aquilas_rows() -> TinyModel {
+    let shape =
+        TinyModel { layers: 1, hidden: 8, heads: 2, kv_heads: 2, head_dim: 4, ffn: 24, ..flagai::model() };
+    TinyModel { vocab: 100_008, tokenizer: TinyTokenizer::None, ..shape }
+}
+
+/// A directory of FlagAI has vocab.json with 100,000 tokens, merges.txt, and 100,008 rows: the eight are known.
+#[test]
+fn the_vocabulary_of_aquila_is_complete_without_its_tokenizer_json() {
+    let Some(data) = real_data() else { return };
+    let dir = TempDir::new();
+    with_aquilas_rows().write_flagai_dir(dir.path(), TorchForm::Zip);
+    for name in ["vocab.json", "merges.txt"] {
+        std::fs::copy(data.join("aquila-tokenizer").join(name), dir.join(name)).unwrap();
+    }
+    for listed in [false, true] {
+        if listed {
+            std::fs::write(dir.join("special_tokens.txt"), tokenizer::ADDED.join("\n")).unwrap();
+        }
+        let plan = plan(dir.path());
+        assert_eq!(fact(&plan, "tokens"), "100008");
+        assert_eq!(fact(&plan, "bos"), "100006 [CLS]");
+        assert_eq!(fact(&plan, "stop ids"), "100007 </s>, 0 <|endoftext|>");
+        assert_eq!(plan.warnings, Vec::<String>::new());
+        let assumed = plan.assumed.join("\n");
+        assert_eq!(assumed.contains("8 of Aquila's special tokens"), !listed, "{assumed}");
+        assert!(assumed.contains("stop ids 100007 </s>, 0 <|endoftext|>: the tokenizer's"), "{assumed}");
+    }
+}
+
+/// A tokenizer.json is what it says; one that lost the added tokens is pointed out.
+#[test]
+fn a_tokenizer_json_without_the_special_tokens_is_pointed_out() {
+    let Some(data) = real_data() else { return };
+    let dir = TempDir::new();
+    with_aquilas_rows().write_flagai_safetensors(dir.path());
+    let whole = std::fs::read(data.join("aquila-tokenizer/tokenizer.json")).unwrap();
+    std::fs::write(dir.join("tokenizer.json"), &whole).unwrap();
+    assert_eq!(plan(dir.path()).warnings, Vec::<String>::new());
+    let mut text: Value = serde_json::from_slice(&whole).unwrap();
+    text["added_tokens"] = json!([]);
+    text["post_processor"] = Value::Null;
+    std::fs::write(dir.join("tokenizer.json"), text.to_string()).unwrap();
+    let warnings = plan(dir.path()).warnings.join("\n");
+    assert!(warnings.contains("no id ends a text"), "{warnings}");
+    assert!(
+        warnings.contains("lacks special tokens of Aquila: <|startofpiece|>, <|endofpiece|>"),
+        "{warnings}"
+    );
 }
 
 /// Rows that fill the embedding up have logits like all others, as in transformers, and no text: where one is chosen,

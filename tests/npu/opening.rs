@@ -58,6 +58,14 @@ fn what_an_npu_cannot_do_is_refused_or_left_to_the_cpu() {
     let prompts = facts.iter().find(|(name, _)| *name == "prompts").unwrap();
     assert_eq!(prompts.1.contains("whole"), is_310p, "{prompts:?}");
 
+    // Of the first version's clamp it says what is done.
+    assert!(!facts.iter().any(|(name, _)| *name == "score clamp"), "{facts:?}");
+    let first = tiny(|model| model.architecture = "AquilaModel");
+    let plan = open::plan(first.path(), &options("npu:0", |_| {})).unwrap();
+    let clamp = plan.memory.facts.iter().find(|(name, _)| *name == "score clamp").unwrap();
+    let done = if is_310p { "none: ATB has no operation" } else { "in attention within prompts" };
+    assert!(clamp.1.starts_with(done) && clamp.1.contains("±1024"), "{clamp:?}");
+
     // What is not its type is the CPU's where the choice is the library's, and an error where it is the caller's.
     let q8 = |options: &mut LoadOptions| options.dtype = Some("q8".into());
     assert_eq!(load(model, &options("auto", q8)).unwrap().info().device, "cpu");
