@@ -48,6 +48,12 @@ pub fn config(checkpoint: &Checkpoint) -> Result<(Map<String, Value>, Vec<String
     if spec.rope.theta != ROPE_THETA {
         config["rope_theta"] = json!(super::directory::shortest(spec.rope.theta));
     }
+    if let Some(bos) = checkpoint.ids.bos {
+        config["bos_token_id"] = json!(bos);
+    }
+    if !checkpoint.ids.eos.is_empty() {
+        config["eos_token_id"] = json!(checkpoint.ids.eos);
+    }
     let config = if let Value::Object(map) = config { map } else { Map::new() };
     Ok((config, warnings(spec)))
 }

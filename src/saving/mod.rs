@@ -15,3 +15,4 @@ pub use gguf::{GgufLayout, GgufValue};
 pub use layout::{Layout, NewTensor};
 pub use shards::{Shards, WeightFormat, copy_small, write_json, write_small};
 pub use tensor_file::TensorFile;
+pub use torch_bin::TorchLayout;

@@ -3,7 +3,7 @@
 use super::layout::{Layout, NewTensor};
 use super::safetensors::Safetensors;
 use super::tensor_file::TensorFile;
-use super::torch_bin::TorchBin;
+use super::torch_bin::TorchLayout;
 use crate::base::error::{Error, Result};
 use crate::base::new_file::NewFile;
 use serde_json::{Map, Value, json};
@@ -31,7 +31,7 @@ impl WeightFormat {
     fn layout(self, stem: &str, tensors: &[NewTensor]) -> Result<Box<dyn Layout>> {
         Ok(match self {
             WeightFormat::Safetensors => Box::new(Safetensors::new(tensors)?),
-            WeightFormat::TorchBin => Box::new(TorchBin::new(stem, tensors)?),
+            WeightFormat::TorchBin => Box::new(TorchLayout::new(stem, tensors)?),
         })
     }
 }

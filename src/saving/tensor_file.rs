@@ -86,3 +86,37 @@ impl TensorFile {
         self.file.publish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::DType;
+    use crate::base::new_file::fault;
+    use crate::saving::TorchLayout;
+
+    /// A disk that fills in the middle of a tensor, and in what is written last: the error has the system's number, and
+    /// nothing is left.
+    #[test]
+    fn a_full_disk_leaves_nothing() {
+        let dir = std::env::temp_dir().join(format!("aquila-tensor-file-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let tensors = vec![NewTensor { name: "w".into(), dtype: DType::F32, shape: vec![100, 10] }];
+        let write = || {
+            let layout = TorchLayout::new("x", &tensors)?;
+            let mut file = TensorFile::create(&dir.join("x.bin"), tensors.clone(), Box::new(layout))?;
+            (0..10).try_for_each(|_| file.append(0, &[0; 400]))?;
+            file.finish()
+        };
+        let last = TorchLayout::new("x", &tensors).unwrap().ranges()[0].end;
+        for room in [1000, last] {
+            fault::set_room(room);
+            let error = write().unwrap_err();
+            fault::set_room(u64::MAX);
+            assert_eq!((error.status, error.native_code), (crate::Status::Io, libc::ENOSPC), "{error}");
+            assert!(error.message.contains("x.bin"), "{error}");
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        }
+        write().unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -19,8 +19,9 @@ const PADDING_ID: u16 = u16::from_le_bytes(*b"FB");
 /// Sizes and places of 4 GiB and more stand in an extra field of this number.
 const ZIP64_ID: u16 = 1;
 
+/// The layout of such a file.
 #[derive(Debug)]
-pub(super) struct TorchBin {
+pub struct TorchLayout {
     entries: Vec<Entry>,
     /// Where each tensor lies.
     ranges: Vec<Range<u64>>,
@@ -45,10 +46,10 @@ enum Content {
     Tensor(usize),
 }
 
-impl TorchBin {
+impl TorchLayout {
     /// The layout of an archive of `tensors` in a file of the name `stem`. `Unsupported` for types that torch has not.
-    pub fn new(stem: &str, tensors: &[NewTensor]) -> Result<TorchBin> {
-        let mut layout = TorchBin { entries: Vec::new(), ranges: Vec::new(), directory: 0, len: 0 };
+    pub fn new(stem: &str, tensors: &[NewTensor]) -> Result<TorchLayout> {
+        let mut layout = TorchLayout { entries: Vec::new(), ranges: Vec::new(), directory: 0, len: 0 };
         layout.add_bytes(format!("{stem}/data.pkl"), state_dict(tensors)?);
         layout.add_bytes(format!("{stem}/byteorder"), b"little".to_vec());
         for (number, tensor) in tensors.iter().enumerate() {
@@ -116,7 +117,7 @@ impl TorchBin {
     }
 }
 
-impl Layout for TorchBin {
+impl Layout for TorchLayout {
     fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }

@@ -4,6 +4,7 @@
 mod support;
 
 mod convert;
+mod files;
 mod split;
 
 use aquila::model::Checkpoint;
