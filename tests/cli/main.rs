@@ -6,6 +6,7 @@ mod support;
 
 mod bench;
 mod chat;
+mod export;
 mod info;
 mod run;
 mod serve_bench;
