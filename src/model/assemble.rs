@@ -189,12 +189,12 @@ impl Builder<'_> {
         let mut names: Vec<&str> = self.table.names().collect();
         names.sort_unstable();
         let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clip(name)).collect();
-        let more = names.len() - shown.len();
-        format!(
-            ", but {}{}",
-            shown.join(", "),
-            if more == 0 { String::new() } else { format!(" and {more} more") }
-        )
+        let text = shown.join(", ");
+        match names.len() - shown.len() {
+            _ if shown.is_empty() => text,
+            0 => format!(", but {text}"),
+            more => format!(", but {text} and {more} more"),
+        }
     }
 
     /// The element type, where shape and type are as they must be.

@@ -184,9 +184,9 @@ fn architecture(fields: &Fields, assumed: &mut Assumed) -> Result<(Defaults, Str
     };
     let model_type = model_type.unwrap_or_default();
     let Some(named) = named else {
-        assumed
-            .0
-            .push(format!("{place}: no architectures: scores are not clamped, as in Aquila's first version"));
+        if model_type == "aquila" {
+            assumed.0.push(format!("{place}: no architectures: that of Aquila2, which clamps no scores"));
+        }
         return Ok((defaults, model_type.into(), false));
     };
     let class = MODULES.iter().find_map(|module| named.strip_prefix(module)).unwrap_or(named);

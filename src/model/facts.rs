@@ -32,6 +32,7 @@ pub fn facts(
     }
     let clamp = match spec.score_clamp {
         Some(clamp) => format!("±{clamp}, as in Aquila's first version"),
+        None if config.layout == Naming::Gguf => "none: the format has no key for it".into(),
         None => "none".into(),
     };
     facts.push(("score clamp", clamp));

@@ -237,13 +237,17 @@ impl Parts {
         let special = |text: &str| self.added.iter().find(|a| a.text == text && a.special).map(|a| a.id);
         let (bos, eos) = (special("[CLS]"), special("</s>"));
         for (what, id, true_id) in [("begin", &mut self.bos, bos), ("end", &mut self.eos, eos)] {
-            let Some(true_id) = true_id.filter(|_| id.is_none_or(|id| id == 0)) else { continue };
-            let said = if id.is_some() { AQUILA_UNK } else { "nothing" };
-            self.assumed.push(format!(
-                "the tokenizer's files say {said} is the {what} of a text: id {true_id} is taken, with which the model \
-                 was trained"
-            ));
-            *id = Some(true_id);
+            if id.is_some_and(|id| id != 0) {
+                continue;
+            }
+            if let Some(true_id) = true_id {
+                let said = if id.is_some() { AQUILA_UNK } else { "none" };
+                self.assumed.push(format!(
+                    "the {what} of a text is id {true_id}, with which the model was trained; the tokenizer's files name \
+                     {said}"
+                ));
+            }
+            *id = true_id;
         }
     }
 }

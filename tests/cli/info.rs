@@ -158,7 +158,7 @@ fn each_layout_is_recognised() {
     for (path, layout, format, clamp) in [
         (hugging_face.path(), "Hugging Face", "safetensors", "none"),
         (native.path(), "FlagAI", "torch .bin, zip", "±1024, as in Aquila's first version"),
-        (file.as_path(), "GGUF", "GGUF version 3", "none"),
+        (file.as_path(), "GGUF", "GGUF version 3", "none: the format has no key for it"),
     ] {
         let facts = info(path)["checkpoint"].take();
         assert_eq!(facts["layout"], layout);
