@@ -9,6 +9,8 @@ use std::ops::Range;
 
 /// Bytes that are handed on at a time.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Most workers: beyond it the disk is what one waits for.
+const WORKERS_MAX: usize = 8;
 /// Elements in a block of Q8_0.
 const BLOCK: usize = 32;
 
@@ -51,17 +53,7 @@ pub fn stream(weight: &Weight, cut: &Cut, mut sink: impl FnMut(&[u8]) -> Result<
     } else if let Some(bytes) = as_it_lies(weight, cut, row_bytes) {
         bytes.chunks(CHUNK_BYTES).try_for_each(&mut sink)?;
     } else {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES + row_bytes);
-        let mut encoder = Encoder { weight, cut, values: Vec::new(), whole: Vec::new() };
-        for row in cut.rows.clone() {
-            // Heads are whole, so the order of the rows of a part is that of the whole.
-            encoder.row(cut.order.wanted(row), &mut chunk)?;
-            if chunk.len() >= CHUNK_BYTES {
-                sink(&chunk)?;
-                chunk.clear();
-            }
-        }
-        sink(&chunk)?;
+        encode_all(weight, cut, row_bytes, &mut sink)?;
     }
     let zeros = vec![0u8; row_bytes.min(CHUNK_BYTES)];
     let mut left = cut.zeros * row_bytes;
@@ -84,6 +76,50 @@ fn as_it_lies<'a>(weight: &'a Weight, cut: &Cut, row_bytes: usize) -> Option<&'a
     }
     let start = (piece.row_offset + cut.rows.start) * row_bytes;
     piece.bytes.get(start..start + cut.rows.len() * row_bytes)
+}
+
+/// Workers encode the next rows while the last ones are handed on.
+fn encode_all(
+    weight: &Weight,
+    cut: &Cut,
+    row_bytes: usize,
+    sink: &mut impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let each = (CHUNK_BYTES / row_bytes.max(1)).max(1);
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
+    let (mut ready, mut coming) = (vec![Vec::new(); workers], vec![Vec::new(); workers]);
+    let mut next = cut.rows.start;
+    while next < cut.rows.end {
+        std::thread::scope(|scope| {
+            let mut started = Vec::with_capacity(workers);
+            for chunk in &mut coming {
+                let rows = next..(next + each).min(cut.rows.end);
+                next = rows.end;
+                let work = move || encode_rows(weight, cut, rows, chunk);
+                started.push(
+                    std::thread::Builder::new().name("aquila-convert".into()).spawn_scoped(scope, work),
+                );
+            }
+            let handed = ready.iter().try_for_each(|chunk: &Vec<u8>| sink(chunk));
+            for worker in started {
+                let worker = worker.map_err(|cause| crate::error!(Io, "cannot start a thread: {cause}"))?;
+                worker
+                    .join()
+                    .map_err(|_| crate::error!(Internal, "tensor {}: encoding failed", weight.name))??;
+            }
+            handed
+        })?;
+        std::mem::swap(&mut ready, &mut coming);
+    }
+    ready.iter().try_for_each(|chunk| sink(chunk))
+}
+
+/// The stored bytes of rows, into `out` alone.
+fn encode_rows(weight: &Weight, cut: &Cut, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+    out.clear();
+    let mut encoder = Encoder { weight, cut, values: Vec::new(), whole: Vec::new() };
+    // Heads are whole, so the order of the rows of a part is that of the whole.
+    rows.into_iter().try_for_each(|row| encoder.row(cut.order.wanted(row), out))
 }
 
 struct Encoder<'a> {
