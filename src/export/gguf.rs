@@ -1,10 +1,10 @@
 //! A checkpoint as one GGUF file.
 
-use super::rows::{self, Cut};
-use super::{ConvertOptions, ConvertReport, in_order, new_tensor};
+use super::rows::Cut;
+use super::{ConvertOptions, ConvertReport, in_order, new_tensor, stream_all};
 use crate::backend::Progress;
 use crate::base::dtype::DType;
-use crate::base::error::{Error, Result, Status};
+use crate::base::error::Result;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::names::{Naming, is_vector};
 use crate::model::spec::{DecoderSpec, RopeScaling};
@@ -44,16 +44,7 @@ pub fn write(
     }
     let layout = GgufLayout::new(&metadata.0, &tensors)?;
     let mut file = TensorFile::create(output, tensors.clone(), Box::new(layout))?;
-    let total = weights.iter().map(|(_, _, weight)| weight.stored_bytes()).sum();
-    let mut done = 0;
-    for (number, ((_, _, weight), cut)) in weights.iter().zip(&cuts).enumerate() {
-        weight.prefetch();
-        rows::stream(weight, cut, |bytes| file.append(number, bytes))?;
-        done += weight.stored_bytes();
-        if progress("convert", done, total).is_break() {
-            return Err(Error::new(Status::Cancelled, "convert: abandoned"));
-        }
-    }
+    stream_all(&weights, &cuts, "convert", progress, |number, bytes| file.append(number, bytes))?;
     file.finish()?;
     let bytes = tensors.iter().map(NewTensor::bytes).sum::<Result<u64>>()?;
     Ok(ConvertReport { tensors: tensors.len(), bytes, warnings: warnings(checkpoint, vocab) })

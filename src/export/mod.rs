@@ -16,8 +16,9 @@ pub use crate::saving::WeightFormat;
 pub use split::{SplitOptions, SplitReport, split};
 pub use whole::{ConvertOptions, ConvertReport, Target, convert, join};
 
+use crate::backend::Progress;
 use crate::base::dtype::DType;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result, Status};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::names::{BIAS_ROLES, LAYER_ROLES, Naming, is_vector};
 use crate::model::weights::{Role, Weight};
@@ -50,6 +51,27 @@ fn in_order(checkpoint: &Checkpoint) -> Result<Vec<(usize, Role, &Weight)>> {
 /// The type in which a weight is stored where `wanted` is asked for: quantised ones become f16 where nothing is.
 fn stored_type(weight: &Weight, wanted: Option<DType>) -> DType {
     wanted.or(weight.dtype().filter(|dtype| dtype.is_plain())).unwrap_or(DType::F16)
+}
+
+/// Reads every weight once and hands the bytes of its cut to `append`, with its number.
+fn stream_all(
+    weights: &[(usize, Role, &Weight)],
+    cuts: &[Cut],
+    stage: &str,
+    progress: Progress<'_>,
+    mut append: impl FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let total = weights.iter().map(|(_, _, weight)| weight.stored_bytes()).sum();
+    let mut done = 0;
+    for (number, ((_, _, weight), cut)) in weights.iter().zip(cuts).enumerate() {
+        weight.prefetch();
+        rows::stream(weight, cut, |bytes| append(number, bytes))?;
+        done += weight.stored_bytes();
+        if progress(stage, done, total).is_break() {
+            return Err(Error::new(Status::Cancelled, format!("{stage}: abandoned")));
+        }
+    }
+    Ok(())
 }
 
 /// A part of a weight as it stands in a file.

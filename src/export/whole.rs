@@ -1,12 +1,13 @@
 //! A whole checkpoint in another form: joined from parts, in other files, of another type.
 
-use super::rows::{self, Cut};
+use super::rows::Cut;
 use super::{
-    SHARD_BYTES, WeightFormat, directory, flagai, gguf, home, in_order, new_tensor, stored_type, tokenizer,
+    SHARD_BYTES, WeightFormat, directory, flagai, gguf, home, in_order, new_tensor, stored_type, stream_all,
+    tokenizer,
 };
 use crate::backend::Progress;
 use crate::base::dtype::DType;
-use crate::base::error::{Error, Result, Status};
+use crate::base::error::Result;
 use crate::base::new_dir::NewDir;
 use crate::model::checkpoint::{Checkpoint, part_dir};
 use crate::model::names::Naming;
@@ -150,16 +151,7 @@ fn write_directory(
         .map(|(&(layer, role, _), cut)| new_tensor(naming, layer, role, cut))
         .collect();
     let mut shards = Shards::create(dir.path(), format, &tensors, options.shard_bytes)?;
-    let total = weights.iter().map(|(_, _, weight)| weight.stored_bytes()).sum();
-    let mut done = 0;
-    for (number, ((_, _, weight), cut)) in weights.iter().zip(&cuts).enumerate() {
-        weight.prefetch();
-        rows::stream(weight, cut, |bytes| shards.append(number, bytes))?;
-        done += weight.stored_bytes();
-        if progress(stage, done, total).is_break() {
-            return Err(Error::new(Status::Cancelled, format!("{stage}: abandoned")));
-        }
-    }
+    stream_all(&weights, &cuts, stage, progress, |number, bytes| shards.append(number, bytes))?;
     shards.finish()?;
     dir.publish()?;
     let bytes = tensors.iter().map(NewTensor::bytes).sum::<Result<u64>>()?;
