@@ -142,19 +142,22 @@ static void ended_early(aquila_engine *engine) {
     aquila_result *result;
     aquila_error error;
     pthread_t thread;
-    int i;
+    int i, cancelled = 0;
 
     for (i = 0; i < 20; i++) {
         request = submit(engine, "hello", &params);
         if (i % 2 == 0) aquila_cancel(request);
         CHECK(pthread_create(&thread, NULL, cancel_soon, request) == 0);
         EXPECT(aquila_wait(request, AQUILA_FOREVER, &result, &error), AQUILA_OK);
+        /* A busy machine may let the small model fill its context before the caller goes on to cancel it. */
         CHECK(aquila_result_finish(result) == AQUILA_FINISH_CANCELLED ||
-              (i % 2 == 1 && aquila_result_finish(result) == AQUILA_FINISH_CONTEXT));
+              aquila_result_finish(result) == AQUILA_FINISH_CONTEXT);
+        if (i % 2 == 0) cancelled += aquila_result_finish(result) == AQUILA_FINISH_CANCELLED;
         pthread_join(thread, NULL);
         aquila_result_free(result);
         aquila_request_free(request);
     }
+    CHECK(cancelled > 0);
     params.deadline_ms = 1;
     for (i = 0; i < 8; i++) { /* together, so that one step after another is late */
         aquila_request *all[8];
