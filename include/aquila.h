@@ -665,7 +665,10 @@ typedef struct aquila_event {
     size_t text_size;
     /** The tokens behind it; there may be some without text, and text without any. */
     const int32_t *tokens;
-    /** Log-probability of each of the tokens. */
+    /**
+     * Log-probability of each of the tokens; NULL where an NPU chose them, or found the logits to choose among. Asked
+     * for by `n_logprobs` they are always there.
+     */
     const float *logprobs;
     /** How many tokens. */
     size_t n_tokens;
@@ -1181,14 +1184,16 @@ AQUILA_API const char *aquila_result_text(const aquila_result *result, size_t *s
 AQUILA_API const int32_t *aquila_result_tokens(const aquila_result *result, size_t *count);
 
 /**
- * The log-probability of each new token, by the model alone: before penalties and filters.
+ * The log-probability of each new token, by the model alone: before penalties and filters. None where an NPU chose the
+ * tokens, or found the logits to choose among, and `n_logprobs` was 0.
  *
  * Parameters: `count`, NULL or where their number is written.
  * Returns: an array; NULL for NULL and for a freed result.
  * Ownership: the result's, valid until aquila_result_free.
  * Threads: any, at any time.
  */
-AQUILA_API const float *aquila_result_logprobs(const aquila_result *result, size_t *count);
+AQUILA_API const float *aquila_result_logprobs(const aquila_result *result,
+                                               size_t *count);
 
 /**
  * The most likely tokens at the place of each new token, as many for each as `n_logprobs` of the parameters asked

@@ -43,6 +43,8 @@ pub struct Capabilities {
     pub mixed_steps: bool,
     /// Whether the device can select ids ([`Want::Select`]) and carry them into the next step.
     pub device_select: bool,
+    /// How many of a row's largest logits the device can find ([`Want::Candidates`]); 0: it finds none.
+    pub candidates: usize,
     /// Whether results are independent of batch composition, chunking and thread count, bit for bit.
     pub reproducible: bool,
     /// Most tokens in one step.
@@ -70,6 +72,8 @@ pub enum Want {
     Hidden,
     /// The id with the largest logit, selected on the device (capability `device_select`).
     Select,
+    /// The `Capabilities::candidates` largest logits with their ids, found on the device.
+    Candidates,
 }
 
 /// One row whose result is wanted.
@@ -140,6 +144,14 @@ pub enum Row<'a> {
     Hidden(&'a [f32]),
     /// A token id.
     Selected(u32),
+    /// The largest logits, falling, and the id of each: `[Capabilities::candidates]` both. Equal ones stand in any order,
+    /// and of those that are equal at the last place any may be left out.
+    Candidates {
+        /// The logits.
+        logits: &'a [f32],
+        /// Their ids.
+        ids: &'a [u32],
+    },
 }
 
 /// The results of a step, one for each entry of its `wanted`, in that order.

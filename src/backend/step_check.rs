@@ -115,6 +115,11 @@ impl StepBounds<'_> {
             Unsupported,
             "step: this device does not select ids"
         );
+        crate::ensure!(
+            self.capabilities.candidates > 0 || step.wanted.iter().all(|w| w.want != Want::Candidates),
+            Unsupported,
+            "step: this device does not find the largest logits"
+        );
         let rising = step.wanted.windows(2).all(|w| w[0].row < w[1].row);
         let exist = step.wanted.last().is_none_or(|w| w.row < step.tokens.len());
         crate::ensure!(

@@ -50,7 +50,8 @@ pub struct aquila_event {
     pub text_size: usize,
     /// The tokens behind it; there may be some without text, and text without any.
     pub tokens: *const i32,
-    /// Log-probability of each of the tokens.
+    /// Log-probability of each of the tokens; NULL where an NPU chose them, or found the logits to choose among. Asked
+    /// for by `n_logprobs` they are always there.
     pub logprobs: *const f32,
     /// How many tokens.
     pub n_tokens: usize,

@@ -221,7 +221,8 @@ pub unsafe extern "C" fn aquila_result_tokens(result: *const aquila_result, coun
     }
 }
 
-/// The log-probability of each new token, by the model alone: before penalties and filters.
+/// The log-probability of each new token, by the model alone: before penalties and filters. None where an NPU chose the
+/// tokens, or found the logits to choose among, and `n_logprobs` was 0.
 ///
 /// Parameters: `count`, NULL or where their number is written.
 /// Returns: an array; NULL for NULL and for a freed result.

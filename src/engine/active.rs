@@ -1,8 +1,9 @@
 //! A request on the engine's thread: its tokens, its sampler, its text, its clock marks.
 
-use crate::backend::Row;
+use crate::backend::{Row, Want};
 use crate::base::error::{Error, Result};
 use crate::engine::measured::Measured;
+use crate::engine::offer::Offer;
 use crate::engine::output::TextOutput;
 use crate::engine::params::{Finish, Timings};
 use crate::engine::request::{Made, Served};
@@ -11,7 +12,7 @@ use crate::engine::session::SessionHold;
 use crate::engine::shared::{Arrival, Shared, Task};
 use crate::engine::shift::{kept, shift};
 use crate::engine::speculation::Speculation;
-use crate::sampling::{Allowed, Likely, Sampler, SamplingParams, most_likely};
+use crate::sampling::{Allowed, Largest, Likely, Sampler, SamplingParams, most_likely};
 use crate::text::constraint::Matcher;
 use crate::text::{EncodeOptions, Tokenizer};
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,7 +59,10 @@ pub(crate) struct Active {
     /// How many of the most likely tokens are told, and those of the last place.
     likely_count: usize,
     likely: Vec<Likely>,
-    device_select: bool,
+    /// What is wanted of the rows of which its tokens are made.
+    want: Want,
+    /// Whether the tokens' log-probabilities are told: where whole rows were wanted from the first on.
+    tells_logprobs: bool,
     /// Where the request asks for it and the device can verify.
     speculation: Option<Speculation>,
     marks: Marks,
@@ -72,14 +76,8 @@ pub(crate) struct Active {
 const ROOM_TOKENS: usize = 4096;
 
 impl Active {
-    /// The request and its place in the queues. `cheap_rows`: rows of a step with proposed tokens, 0 where
-    /// the device cannot verify them.
-    pub(crate) fn new(
-        arrival: Arrival,
-        shared: &Shared,
-        device_select: bool,
-        cheap_rows: usize,
-    ) -> (Self, Sequence) {
+    /// The request and its place in the queues.
+    pub(crate) fn new(arrival: Arrival, shared: &Shared, offer: Offer) -> (Self, Sequence) {
         let Arrival { state, prompt, params, echo, task, session, matcher } = arrival;
         let prompt_len = prompt.len();
         let (known, results) = match task {
@@ -94,9 +92,11 @@ impl Active {
         let new_max = if params.shift { asked } else { asked.min(room) };
         let eos_ids = shared.eos_ids(&params);
         let ending_ids: Vec<u32> = eos_ids.iter().chain(&params.stop_tokens).copied().collect();
-        let told = params.min_tokens > 0 || params.logprobs > 0 || matcher.is_some();
-        let device_select =
-            device_select && !told && task == Task::Generate && is_plain_greedy(&params.sampling);
+        let want = match task {
+            Task::Generate => offer.want(&params, matcher.is_some()),
+            Task::Score(_) => Want::Logits,
+            Task::Embed => Want::Hidden,
+        };
         let output = TextOutput::new(&params);
         let keep = params.shift.then(|| kept(&prompt, params.n_keep, shared.info.bos, context));
         let mut tokens = prompt;
@@ -110,13 +110,13 @@ impl Active {
             known,
             positions_max: prompt_len + new_max.min(room) - 1,
             results,
-            device_select,
+            device_select: want == Want::Select,
             priority: params.priority,
             shares: !params.no_cache || session.is_some(),
             realm: session.as_ref().map_or(0, |session| session.realm),
             ..Sequence::default()
         };
-        let proposals_max = (params.speculate as usize).min(cheap_rows.saturating_sub(1));
+        let proposals_max = (params.speculate as usize).min(offer.cheap_rows.saturating_sub(1));
         let active = Active {
             state,
             tokens,
@@ -137,7 +137,8 @@ impl Active {
             min_tokens: params.min_tokens as usize,
             likely_count: params.logprobs as usize,
             likely: Vec::new(),
-            device_select,
+            want,
+            tells_logprobs: want == Want::Logits,
             speculation: (proposals_max > 0).then(|| Speculation::new(proposals_max)),
             marks: Marks::default(),
             measured: (task != Task::Generate).then(Measured::default),
@@ -190,7 +191,7 @@ impl Active {
 
     /// Takes in the tokens of a step's wanted rows: one, and while it is the one that was proposed, the
     /// next. `proposed`: rows of proposed tokens. Gives how many tokens were taken in before the text
-    /// ended, and how it ended.
+    /// ended, and how it ended. None, and no end: the row is to be computed again, because only a whole one will do.
     pub(crate) fn take_rows<'a>(
         &mut self,
         rows: impl Iterator<Item = Row<'a>>,
@@ -205,6 +206,16 @@ impl Active {
             ended = match row {
                 Row::Logits(logits) => self.choose(logits, shared),
                 Row::Selected(token) => self.take(token, None, shared),
+                Row::Candidates { logits, ids } => match self.choose_largest(Largest { logits, ids }, shared)
+                {
+                    Ok(Some(token)) => self.take(token, None, shared),
+                    Ok(None) => {
+                        // A model so undecided will be so again.
+                        self.want = Want::Logits;
+                        break;
+                    }
+                    Err(error) => Err(error),
+                },
                 Row::Hidden(_) => Ok(None),
             };
             if !matches!(ended, Ok(None)) {
@@ -246,7 +257,7 @@ impl Active {
                     );
                 }
                 Row::Hidden(state) => measured.add(state),
-                Row::Selected(_) => {}
+                Row::Selected(_) | Row::Candidates { .. } => {}
             }
         }
         self.marks.last_token = shared.clock.now_ns();
@@ -272,21 +283,21 @@ impl Active {
             made < self.min_tokens && matcher.is_none_or(|m| m.allows_other_than(&self.ending_ids));
         let banned: &[u32] = if held_off { &self.ending_ids } else { &[] };
         let allowed = matcher.map(|matcher| Allowed(matcher.allowed()));
-        let sampler = match &mut self.sampler {
-            Some(sampler) => sampler,
-            None => {
-                let params = std::mem::take(&mut self.sampling);
-                let sampler = self.sampler.insert(Sampler::new(params, shared.info.vocab as usize)?);
-                sampler.see_prompt(&self.tokens[..self.prompt_len]);
-                sampler
-            }
-        };
+        let prompt = self.tokens.get(..self.prompt_len).unwrap_or_default();
+        let sampler = sampler_of(&mut self.sampler, &mut self.sampling, prompt, shared)?;
         let choice = sampler.choose_among(logits, allowed, banned, made as u64)?;
         self.likely.clear();
         if self.likely_count > 0 {
             most_likely(logits, self.likely_count, &mut self.likely);
         }
-        self.take(choice.token, Some(choice.logprob), shared)
+        self.take(choice.token, self.tells_logprobs.then_some(choice.logprob), shared)
+    }
+
+    /// Chooses the next token from the largest of its logits; `None` where only all of them tell.
+    fn choose_largest(&mut self, largest: Largest<'_>, shared: &Shared) -> Result<Option<u32>> {
+        let prompt = self.tokens.get(..self.prompt_len).unwrap_or_default();
+        let sampler = sampler_of(&mut self.sampler, &mut self.sampling, prompt, shared)?;
+        sampler.choose_largest(largest, self.made as u64)
     }
 
     /// Takes in a token, chosen here or on the device. `Some`: the text has ended, and everything that
@@ -402,9 +413,27 @@ impl Active {
         }
     }
 
-    /// Whether the device chooses this request's tokens.
-    pub(crate) fn device_select(&self) -> bool {
-        self.device_select
+    /// What is wanted of the rows of which this request's tokens are made.
+    pub(crate) fn want(&self) -> Want {
+        self.want
+    }
+}
+
+/// The request's sampler, made with its first choice, when the prompt is still whole.
+fn sampler_of<'a>(
+    sampler: &'a mut Option<Sampler>,
+    params: &mut SamplingParams,
+    prompt: &[u32],
+    shared: &Shared,
+) -> Result<&'a mut Sampler> {
+    match sampler {
+        Some(sampler) => Ok(sampler),
+        None => {
+            let made = Sampler::new(std::mem::take(params), shared.info.vocab as usize)?;
+            let made = sampler.insert(made);
+            made.see_prompt(prompt);
+            Ok(made)
+        }
     }
 }
 
@@ -413,13 +442,4 @@ fn tokens_of(bytes: &[u8], tokenizer: &Tokenizer) -> Vec<u32> {
     const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
     let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     if text.is_empty() { Vec::new() } else { tokenizer.encode(text, PLAIN).unwrap_or_default() }
-}
-
-/// Whether the largest logit is the choice, so that a device can make it.
-fn is_plain_greedy(p: &SamplingParams) -> bool {
-    p.temperature == 0.0
-        && p.repeat_penalty == 1.0
-        && p.frequency_penalty == 0.0
-        && p.presence_penalty == 0.0
-        && p.logit_bias.is_empty()
 }

@@ -25,6 +25,7 @@ mod kv_content;
 pub mod measure;
 mod measured;
 pub mod metrics;
+mod offer;
 mod output;
 mod pace;
 pub mod params;

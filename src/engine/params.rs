@@ -195,7 +195,8 @@ pub enum Event {
         text: String,
         /// The tokens behind this event, in order.
         tokens: Vec<u32>,
-        /// Log-probability of each of the tokens; empty where the device chose them.
+        /// Log-probability of each of the tokens; empty where the device chose them, or found
+        /// the logits to choose among.
         logprobs: Vec<f32>,
         /// The most likely tokens at the place of each, as many as were asked for, the likeliest first.
         top: Vec<Likely>,
@@ -216,7 +217,7 @@ pub struct Generation {
     pub text: String,
     /// The new tokens; the ending eos or stop token is not among them.
     pub tokens: Vec<u32>,
-    /// Log-probability of each token; empty where the device chose them.
+    /// Log-probability of each token; empty where the device chose them, or found the logits to choose among.
     pub logprobs: Vec<f32>,
     /// The most likely tokens at the place of each, as many as were asked for, the likeliest first.
     pub top: Vec<Likely>,

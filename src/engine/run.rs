@@ -11,6 +11,7 @@ use crate::base::error::{Error, Result, Status};
 use crate::base::reserve;
 use crate::engine::active::Active;
 use crate::engine::kv_blocks::KvBlocks;
+use crate::engine::offer::Offer;
 use crate::engine::pace::Pace;
 use crate::engine::params::Finish;
 use crate::engine::scheduler::{PlannedRows, Queues, Results, StepLimits};
@@ -49,7 +50,9 @@ pub(crate) struct Runner {
     pace: Pace,
     /// When the last step was collected.
     collected_ns: u64,
-    device_select: bool,
+    offer: Offer,
+    /// Steps in flight at most.
+    depth: usize,
     kv: KvBlocks,
     queues: Queues,
     active: HashMap<u64, Active>,
@@ -66,14 +69,16 @@ impl Runner {
         let capabilities: &Capabilities = executor.capabilities();
         let limits = StepLimits::of(capabilities);
         let kv = KvBlocks::new(kv_blocks, capabilities.block_tokens);
-        let device_select = capabilities.device_select;
+        let offer = Offer::of(capabilities, &limits);
+        let depth = if capabilities.device_select { 2 } else { 1 };
         Runner {
             shared,
             executor,
             pace: Pace::new(limits.prompt_tokens_beside_decode, limits.tokens),
             collected_ns: 0,
             limits,
-            device_select,
+            offer,
+            depth,
             kv,
             queues: Queues::default(),
             active: HashMap::new(),
@@ -124,9 +129,8 @@ impl Runner {
             self.end_early();
             self.queues.retire(&mut self.kv);
             self.note_state();
-            let depth = if self.device_select { 2 } else { 1 };
-            let submitted = self.in_flight.len() < depth && self.submit_step();
-            if self.in_flight.len() == depth || !submitted {
+            let submitted = self.in_flight.len() < self.depth && self.submit_step();
+            if self.in_flight.len() == self.depth || !submitted {
                 self.collect_step();
                 self.queues.retire(&mut self.kv);
                 self.note_state();
@@ -165,8 +169,7 @@ impl Runner {
             errand.run(&mut self.kv, &mut *self.executor);
         }
         while let Some(arrival) = self.incoming.pop_front() {
-            let (active, mut sequence) =
-                Active::new(arrival, &shared, self.device_select, self.limits.cheap_rows);
+            let (active, mut sequence) = Active::new(arrival, &shared, self.offer);
             sequence.shares &= self.limits.chunked;
             if let Results::LogitsFrom(first) = sequence.results
                 && !self.limits.chunked
@@ -309,12 +312,7 @@ impl Runner {
                 blocks,
             });
             b.block_tables.extend_from_slice(&sequence.blocks[..blocks]);
-            let select = self.active.get(&rows.id).is_some_and(Active::device_select);
-            let want = match (rows.hidden, select) {
-                (true, _) => Want::Hidden,
-                (false, true) => Want::Select,
-                (false, false) => Want::Logits,
-            };
+            let want = self.active.get(&rows.id).map_or(Want::Logits, Active::want);
             for row in rows.rows - rows.wanted_rows()..rows.rows {
                 b.wanted.push(WantedRow { row: first_row + row, want });
             }
@@ -365,13 +363,17 @@ impl Runner {
             }
             let (taken, ended) = request.take_rows(results, rows.proposed, shared);
             sequence.known += taken;
-            // The rows of the known tokens, and those of the proposals that were right.
-            let computed = rows.first + rows.rows - rows.proposed + taken.saturating_sub(1);
+            // The rows of the known tokens, and those of the proposals that were right, but for one that is to be computed
+            // again.
+            let again = usize::from(taken == 0 && matches!(ended, Ok(None)));
+            let computed = rows.first + rows.rows - rows.proposed + taken.saturating_sub(1) - again;
             sequence.publish(kv, &request.tokens[..computed.min(request.tokens.len())]);
             let (reason, error) = match ended {
                 Ok(None) => {
                     // Behind a rejected proposal the positions are written again.
                     sequence.submitted -= rows.proposed + 1 - taken;
+                    // A prompt of one token that is computed again is a prompt again.
+                    sequence.new |= sequence.submitted == 0;
                     if let Some((known, positions_max)) = request.shift_if_full() {
                         queues.begin_anew(kv, rows.id, known, positions_max);
                     }

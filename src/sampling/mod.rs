@@ -2,6 +2,7 @@
 //! knows of other requests, so the same seed gives the same text whatever else runs.
 
 mod filter;
+mod largest;
 mod params;
 mod random;
 mod softmax;
@@ -9,6 +10,7 @@ mod window;
 
 use crate::base::error::Result;
 use filter::Candidate;
+pub use largest::Largest;
 pub use params::SamplingParams;
 use window::{Window, filled, with_room};
 
@@ -178,6 +180,12 @@ impl Sampler {
             }
             (None, _) => filter::gather(logits, banned, &mut self.candidates),
         }
+        self.draw(index)
+    }
+
+    /// Filters what was gathered, and draws. The numbers are summed in the order of the candidates, so the same ones give
+    /// the same token however they were gathered.
+    fn draw(&mut self, index: u64) -> Option<u32> {
         filter::level_infinite(&mut self.candidates);
         filter::apply(&self.params, &mut self.candidates);
         filter::draw(&self.candidates, self.params.temperature, random::uniform(self.params.seed, index))

@@ -97,6 +97,14 @@ impl SamplingParams {
         Ok(())
     }
 
+    /// Whether nothing but a row's `count` largest logits, as they are, decides about the choice: a draw among fewer of
+    /// them. So is a top-k, which comes before all other filters; it is to be below `count`, because the first logit
+    /// behind the k-th tells whether others equal to that are missing.
+    pub fn needs_only_largest(&self, count: usize) -> bool {
+        let k = self.top_k as usize;
+        self.temperature > 0.0 && (1..count).contains(&k) && self.logit_bias.is_empty() && !self.penalizes()
+    }
+
     /// Whether any penalty can change a logit.
     pub(super) fn penalizes(&self) -> bool {
         let on = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;

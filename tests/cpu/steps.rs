@@ -106,9 +106,11 @@ fn wrong_steps_are_refused() {
     let mut many = good.clone();
     many.wanted = (0..17).map(|row| WantedRow { row, want: Want::Logits }).collect();
     assert_eq!(executor.submit(&many.step()).unwrap_err().status, Status::Argument);
-    let mut select = good.clone();
-    select.wanted[0].want = Want::Select;
-    assert_eq!(executor.submit(&select.step()).unwrap_err().status, Status::Unsupported);
+    for want in [Want::Select, Want::Candidates] {
+        let mut chosen = good.clone();
+        chosen.wanted[0].want = want;
+        assert_eq!(executor.submit(&chosen.step()).unwrap_err().status, Status::Unsupported);
+    }
     let carry = [Carry { row: 0, from: Ticket(1), from_wanted: 0 }];
     let error = executor.submit(&Step { carry: &carry, ..good.step() }).unwrap_err();
     assert_eq!(error.status, Status::Unsupported);

@@ -18,6 +18,10 @@ pub const BLOCK_TOKENS: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Manner {
     pub device_select: bool,
+    /// So many of the largest logits it finds; 0: none.
+    pub candidates: usize,
+    /// Logits are rounded to whole numbers, so that many are equal.
+    pub coarse: bool,
     pub whole_prompts: bool,
     pub kv_blocks: usize,
     pub block_tokens: usize,
@@ -37,6 +41,8 @@ impl Default for Manner {
     fn default() -> Self {
         Manner {
             device_select: false,
+            candidates: 0,
+            coarse: false,
             whole_prompts: false,
             kv_blocks: 16,
             block_tokens: BLOCK_TOKENS,
@@ -77,6 +83,7 @@ fn slot_numbers(plain: &Plain) -> usize {
 enum Result1 {
     Logits(Vec<f32>),
     Selected(u32),
+    Candidates(Vec<f32>, Vec<u32>),
 }
 
 /// What the host can see of the device's doings.
@@ -86,6 +93,8 @@ pub struct Seen {
     pub carried: u64,
     pub most_in_flight: u64,
     pub largest_step: usize,
+    pub candidate_rows: usize,
+    pub logit_rows: usize,
 }
 
 pub struct Mock {
@@ -108,6 +117,7 @@ impl Collected for Results {
         match &self.0[index] {
             Result1::Logits(logits) => Row::Logits(logits),
             Result1::Selected(id) => Row::Selected(*id),
+            Result1::Candidates(logits, ids) => Row::Candidates { logits, ids },
         }
     }
 }
@@ -125,6 +135,7 @@ impl Mock {
             prefill_over_cache: !manner.whole_prompts,
             mixed_steps: !manner.whole_prompts,
             device_select: manner.device_select,
+            candidates: manner.candidates,
             reproducible: true,
             step_tokens: manner.step_tokens,
             step_sequences: 8,
@@ -181,6 +192,8 @@ impl Mock {
         }
         assert!(step.wanted.len() <= self.capabilities.logit_rows);
         assert!(step.wanted.windows(2).all(|w| w[0].row < w[1].row));
+        let candidates = step.wanted.iter().any(|w| w.want == Want::Candidates);
+        assert!(!candidates || self.manner.candidates > 0, "this device finds none");
         assert!(step.carry.is_empty() || self.manner.device_select);
         for carry in step.carry {
             assert!(carry.from.0 < self.submitted, "carried from a step that does not exist");
@@ -202,6 +215,9 @@ impl Executor for Mock {
         seen.carried += step.carry.len() as u64;
         seen.most_in_flight = seen.most_in_flight.max(number + 1 - self.collected);
         seen.largest_step = seen.largest_step.max(step.tokens.len());
+        let wanted = |want| step.wanted.iter().filter(|w| w.want == want).count();
+        seen.candidate_rows += wanted(Want::Candidates);
+        seen.logit_rows += wanted(Want::Logits);
         drop(seen);
         if self.manner.failing_submits.contains(&number) {
             self.manner.failing_submits.retain(|&n| n != number);
@@ -300,16 +316,23 @@ fn run_device(plain: &Plain, orders: &Receiver<Order>, done: &Sender<(u64, Vec<R
             let table = &job.block_tables[s.first_block..s.first_block + s.blocks];
             for row in s.first_row..s.first_row + s.rows {
                 let position = s.context - s.rows + row - s.first_row;
-                let (made, logits) = plain.token(job.tokens[row], position, |layer, p| {
+                let (made, mut logits) = plain.token(job.tokens[row], position, |layer, p| {
                     let slot = table[p / block_tokens] * block_tokens as u32 + (p % block_tokens) as u32;
                     cache[&slot][layer].clone()
                 });
                 cache.insert(job.slots[row], made);
+                if manner.coarse {
+                    logits.iter_mut().for_each(|logit| *logit = logit.round() + 0.0);
+                }
                 if let Some(place) = job.wanted.iter().position(|w| w.row == row) {
                     results.push(match job.wanted[place].want {
                         Want::Select => {
                             selected.insert((job.ticket, place), largest(&logits));
                             Result1::Selected(largest(&logits))
+                        }
+                        Want::Candidates => {
+                            let (logits, ids) = largest_ones(&logits, manner.candidates);
+                            Result1::Candidates(logits, ids)
                         }
                         _ => Result1::Logits(logits),
                     });
@@ -320,6 +343,14 @@ fn run_device(plain: &Plain, orders: &Receiver<Order>, done: &Sender<(u64, Vec<R
             return;
         }
     }
+}
+
+/// The largest logits and their ids; of equal ones the highest ids first, which no caller may rely on.
+fn largest_ones(logits: &[f32], count: usize) -> (Vec<f32>, Vec<u32>) {
+    let mut ids: Vec<u32> = (0..logits.len() as u32).rev().collect();
+    ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    ids.truncate(count);
+    (ids.iter().map(|&id| logits[id as usize]).collect(), ids)
 }
 
 fn slots(blocks: &[u32], block_tokens: usize) -> impl Iterator<Item = u32> {

@@ -9,6 +9,7 @@
 #[allow(dead_code)] // the tests of the simulator use all of it
 mod build;
 mod calls;
+mod choice;
 #[path = "../support/data.rs"]
 mod data;
 mod faults;

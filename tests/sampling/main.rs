@@ -1,7 +1,7 @@
 //! The sampler against a plain one in f64, its distribution, and broken logits.
 
 use aquila::Status;
-use aquila::sampling::{Allowed, Likely, Sampler, SamplingParams, most_likely};
+use aquila::sampling::{Allowed, Largest, Likely, Sampler, SamplingParams, most_likely};
 use proptest::prelude::*;
 
 /// Everything by the book, slowly: the probability of each id that may be drawn.
@@ -314,4 +314,96 @@ proptest! {
             (some, all) => prop_assert!(false, "{:?} {:?}", some, all),
         }
     }
+}
+
+/// The `count` largest of a row as a device finds them: falling, equal ones in whatever order, and of those that are equal
+/// at the last place whichever come.
+fn largest_of(logits: &[f32], count: usize, salt: u32) -> (Vec<f32>, Vec<u32>) {
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    let shuffled = |id: u32| (id ^ salt).wrapping_mul(0x9E37_79B1);
+    let logit = |id: u32| logits[id as usize];
+    ids.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(shuffled(a).cmp(&shuffled(b))));
+    ids.truncate(count);
+    (ids.iter().map(|&id| logit(id)).collect(), ids)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    /// A choice among the largest logits is that of the whole row, from the same random number, in whatever order equal ones
+    /// come; where equal ones are missing it is said, and only then.
+    #[test]
+    fn choosing_among_the_largest_is_choosing_from_all(
+        params in parameters(),
+        logits in prop_oneof![
+            prop::collection::vec(-9.0f32..9.0, 150),
+            prop::collection::vec((-20i32..20).prop_map(|n| n as f32 / 4.0), 150),
+            prop::collection::vec(prop_oneof![Just(f32::NEG_INFINITY), -9.0f32..9.0], 150),
+            prop::collection::vec(prop_oneof![12 => Just(0.0), 1 => Just(f32::INFINITY), 1 => Just(3.0)], 150),
+        ],
+        top_k in 1u32..64,
+        count in prop_oneof![Just(64usize), 2usize..64],
+        salt: u32,
+        indices in prop::collection::vec(any::<u64>(), 1..6),
+    ) {
+        let plain = SamplingParams { repeat_penalty: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, ..params };
+        let params = SamplingParams { top_k, logit_bias: Vec::new(), ..plain };
+        prop_assert_eq!(params.needs_only_largest(count), params.temperature > 0.0 && (top_k as usize) < count);
+        if !params.needs_only_largest(count) {
+            return Ok(());
+        }
+        let (found, ids) = largest_of(&logits, count, salt);
+        let largest = Largest { logits: &found, ids: &ids };
+        let ends_within = found[count - 1] < found[top_k as usize - 1] || found[count - 1] == f32::NEG_INFINITY;
+        let mut whole = Sampler::new(params.clone(), 150).unwrap();
+        let mut sampler = Sampler::new(params, 150).unwrap();
+        for index in indices {
+            let all = whole.choose(&logits, &[], index);
+            match sampler.choose_largest(largest, index) {
+                Ok(Some(token)) => {
+                    prop_assert!(ends_within);
+                    prop_assert_eq!(token, all.unwrap().token);
+                }
+                Ok(None) => prop_assert!(!ends_within),
+                Err(error) => prop_assert_eq!(error.message, all.unwrap_err().message),
+            }
+        }
+    }
+
+    /// Whatever a device answers there is an id below the vocabulary, a request for the whole row, or an error.
+    #[test]
+    fn any_largest_logits_give_a_token_or_an_error(
+        bits in prop::collection::vec(any::<u32>(), 0..20),
+        ids in prop::collection::vec(0u32..45, 0..20),
+        sorted: bool,
+        params in parameters(),
+    ) {
+        let mut logits: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+        if sorted {
+            logits.sort_by(|a, b| b.total_cmp(a));
+        }
+        let chosen = Sampler::new(params, 40).unwrap().choose_largest(Largest { logits: &logits, ids: &ids }, 0);
+        match chosen {
+            Ok(token) => prop_assert!(token.is_none_or(|token| token < 40)),
+            Err(error) => prop_assert!(matches!(error.status, Status::State | Status::Internal)),
+        }
+    }
+}
+
+/// What must see all logits is not chosen from the largest.
+#[test]
+fn only_plain_top_k_needs_no_more_than_the_largest() {
+    let plain =
+        SamplingParams { temperature: 0.7, top_k: 5, top_p: 0.9, min_p: 0.1, ..SamplingParams::default() };
+    assert!(plain.needs_only_largest(6) && !plain.needs_only_largest(5) && !plain.needs_only_largest(0));
+    for other in [
+        SamplingParams { temperature: 0.0, ..plain.clone() },
+        SamplingParams { top_k: 0, ..plain.clone() },
+        SamplingParams { repeat_penalty: 1.1, ..plain.clone() },
+        SamplingParams { presence_penalty: 0.1, ..plain.clone() },
+        SamplingParams { logit_bias: vec![(3, 1.0)], ..plain.clone() },
+    ] {
+        assert!(!other.needs_only_largest(100), "{other:?}");
+    }
+    assert!(SamplingParams { repeat_penalty: 1.1, penalty_last_n: 0, ..plain }.needs_only_largest(100));
 }

@@ -83,6 +83,7 @@ impl AscendBackend {
             prefill_over_cache: setup.prefill_over_cache,
             mixed_steps: true,
             device_select: true,
+            candidates: setup.layout.candidates,
             reproducible: false,
             step_tokens: rows,
             step_sequences: sequences,

@@ -45,6 +45,8 @@ pub struct Decoder<'a> {
     pub comm: Option<&'a Comm>,
     /// How the products of each layer are held.
     pub holds: &'a [LayerHold],
+    /// Largest logits that [`Epilogue::Candidates`] gives of a row.
+    pub candidates: usize,
 }
 
 /// Tensors that come into a run of layers, before those of its layers.
@@ -190,12 +192,18 @@ impl Decoder<'_> {
     }
 
     /// In: the residual stream `[T, H]`, wanted rows `[W]` i32, the last norm `[H]`, and for logits and ids the head.
-    /// Out: f32 logits `[W, P·ranks]`; or ids `[W, 1]` i32; or f32 hidden states `[W, H]`.
+    /// Out: f32 logits `[W, P·ranks]`; or ids `[W, 1]` i32; or f32 hidden states `[W, H]`; or the largest logits `[W, K]` f32,
+    /// falling, and their ids `[W, K]` i32.
+    ///
+    /// With several ranks each sorts the whole rows, gathered from all. A rank could sort its part first, and little would be
+    /// gathered; but ids of parts would then have to be shifted and looked up by their places in a second sort, four
+    /// operations more for what one large gather does.
     pub fn epilogue(&self, what: Epilogue) -> Result<Draft> {
         let name = match what {
             Epilogue::Logits => c"aquila_logits",
             Epilogue::Select => c"aquila_select",
             Epilogue::Hidden => c"aquila_hidden",
+            Epilogue::Candidates => c"aquila_candidates",
         };
         let mut draft = Draft::new(name, 0);
         let (x, wanted, gamma) = (draft.input(), draft.input(), draft.input());
@@ -240,8 +248,18 @@ impl Decoder<'_> {
             draft.node(self.operation(&slice)?, &[logits], &[cut], views)?;
             (logits, views) = (cut, &[]);
         }
-        let (largest, ids) = (draft.mid(), draft.output(described(acl::ACL_INT32, &[same(1, 0), fixed(1)])?));
-        draft.node(self.operation(&aqatb_sort { count: 1 })?, &[logits], &[largest, ids], views)?;
+        let count = if what == Epilogue::Candidates { self.candidates } else { 1 };
+        let dims = [same(1, 0), fixed(count as i64)];
+        let sort = self.operation(&aqatb_sort { count: count as i32 })?;
+        if what == Epilogue::Candidates {
+            let out = draft.output(described(acl::ACL_FLOAT, &dims)?);
+            let (largest, ids) = (draft.mid(), draft.output(described(acl::ACL_INT32, &dims)?));
+            draft.node(sort, &[logits], &[largest, ids], views)?;
+            draft.node(self.operation(&cast(acl::ACL_FLOAT))?, &[largest], &[out], &[])?;
+        } else {
+            let (largest, ids) = (draft.mid(), draft.output(described(acl::ACL_INT32, &dims)?));
+            draft.node(sort, &[logits], &[largest, ids], views)?;
+        }
         Ok(draft)
     }
 
@@ -365,6 +383,8 @@ pub enum Epilogue {
     Select,
     /// The hidden state after the last norm.
     Hidden,
+    /// The largest logits and their ids.
+    Candidates,
 }
 
 /// The tensors of one layer that come in, in their order.

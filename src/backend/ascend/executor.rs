@@ -2,7 +2,7 @@
 
 use super::crew::{Crew, Opening};
 use super::image::{Image, ImageLayout, Place, SLOTS};
-use super::rank::Output;
+use super::slot::Output;
 use crate::backend::step_check::StepBounds;
 use crate::backend::{Capabilities, Collected, Executor, Progress, Row, Step, Tap, Ticket};
 use crate::base::error::Result;
@@ -40,17 +40,18 @@ struct Results {
 
 impl Collected for Results {
     fn row(&self, index: usize) -> Row<'_> {
-        let (logits, _, _) = self.image.counts;
-        let values = &self.output.values;
+        let Output { ids, candidates, values } = &self.output;
+        let ImageLayout { logit_words, hidden_words, candidates: width, .. } = self.layout;
         match self.image.places[index] {
-            Place::Selected(place) => Row::Selected(self.output.ids[place]),
-            Place::Logits(place) => {
-                let at = place * self.layout.logit_words;
-                Row::Logits(&values[at..at + self.vocab])
+            Place::Selected(place) => Row::Selected(ids[place]),
+            Place::Candidates(place) => {
+                let first = self.image.counts.ids + place * width;
+                Row::Candidates { logits: &candidates[place * width..][..width], ids: &ids[first..][..width] }
             }
+            Place::Logits(place) => Row::Logits(&values[place * logit_words..][..self.vocab]),
             Place::Hidden(place) => {
-                let at = logits * self.layout.logit_words + place * self.layout.hidden_words;
-                Row::Hidden(&values[at..at + self.layout.hidden_words])
+                let first = self.image.counts.logits * logit_words + place * hidden_words;
+                Row::Hidden(&values[first..][..hidden_words])
             }
         }
     }
@@ -72,7 +73,8 @@ impl AscendExecutor {
         let layout = setup.layout;
         let image = || Arc::new(Image::new(&layout));
         let output = Output {
-            ids: Vec::with_capacity(layout.logit_rows),
+            ids: Vec::with_capacity(layout.logit_rows * (1 + layout.candidates)),
+            candidates: Vec::with_capacity(layout.logit_rows * layout.candidates),
             values: Vec::with_capacity(layout.sequences * layout.logit_words),
         };
         Ok(AscendExecutor {

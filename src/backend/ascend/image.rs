@@ -55,10 +55,12 @@ pub struct ImageLayout {
     pub table: usize,
     /// Token positions of a block.
     pub block_tokens: usize,
-    /// Rows of logits, or selected ids.
+    /// Rows of logits, of candidates, or selected ids, together.
     pub logit_rows: usize,
     /// Words of a row of logits, filled up.
     pub logit_words: usize,
+    /// Candidates of a row: whole pieces of [`ID_WORDS`], and with their ids no more words than the logits have.
+    pub candidates: usize,
     /// Words of a hidden state.
     pub hidden_words: usize,
 }
@@ -68,7 +70,7 @@ impl ImageLayout {
     pub fn input_words(&self) -> usize {
         // Tokens, index, positions, slots, and a list of rows that want something; lengths, contexts, tables.
         let content = 5 * self.rows + (2 + self.table) * self.sequences;
-        (content + PassKind::ALL.len() * 10 * LIST_WORDS).next_multiple_of(LIST_WORDS)
+        (content + PassKind::ALL.len() * 11 * LIST_WORDS).next_multiple_of(LIST_WORDS)
     }
 
     /// Words of the ids that a step selects.
@@ -76,10 +78,20 @@ impl ImageLayout {
         (self.logit_rows + PassKind::ALL.len() * ID_WORDS).next_multiple_of(LIST_WORDS)
     }
 
-    /// Words of a step's results: ids, then logits, then hidden states, each as many as there are.
+    /// Words of a step's results at most. Rows of candidates take no more than the logits in whose stead they are.
     pub fn output_words(&self) -> usize {
         let words = self.id_words() + self.logit_rows * self.logit_words + self.rows * self.hidden_words;
         words.next_multiple_of(LIST_WORDS)
+    }
+
+    /// Where in a slot's results each kind begins.
+    pub fn results(&self, counts: &Counts) -> Results {
+        let candidate_logits = self.id_words();
+        let candidate_ids = candidate_logits + counts.candidates * self.candidates;
+        let logits = candidate_ids + counts.candidates * self.candidates;
+        let hiddens = logits + counts.logits * self.logit_words;
+        let end = hiddens + counts.hiddens * self.hidden_words;
+        Results { candidate_logits, candidate_ids, logits, hiddens, end }
     }
 
     /// First word of a slot's lists.
@@ -96,6 +108,34 @@ impl ImageLayout {
     pub fn words(&self) -> usize {
         SLOTS * (self.input_words() + self.output_words())
     }
+}
+
+/// Numbers of a step's results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Ids, with the gaps between those of two passes.
+    pub ids: usize,
+    /// Rows of candidates.
+    pub candidates: usize,
+    /// Rows of logits.
+    pub logits: usize,
+    /// Hidden states.
+    pub hiddens: usize,
+}
+
+/// The first word of each kind of results behind the ids, which stand first, and the word behind the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Results {
+    /// Of all rows of candidates.
+    pub candidate_logits: usize,
+    /// Theirs.
+    pub candidate_ids: usize,
+    /// Whole rows.
+    pub logits: usize,
+    /// Hidden states.
+    pub hiddens: usize,
+    /// Behind them.
+    pub end: usize,
 }
 
 /// A list in the words of a step.
@@ -139,6 +179,8 @@ pub struct Pass {
     pub selects: List,
     /// Rows whose hidden state is wanted.
     pub hiddens: List,
+    /// Rows whose largest logits are wanted.
+    pub candidates: List,
 }
 
 /// Where a wanted result lies among the step's.
@@ -150,6 +192,8 @@ pub enum Place {
     Hidden(usize),
     /// The how-manieth id.
     Selected(usize),
+    /// The how-manieth row of candidates.
+    Candidates(usize),
 }
 
 /// A step's words and what they are. Made once and filled anew: nothing is allocated once it has had the largest step.
@@ -163,8 +207,8 @@ pub struct Image {
     pub passes: Vec<Pass>,
     /// For each wanted row of the step, its result.
     pub places: Vec<Place>,
-    /// Numbers of results: logits, hidden states, ids with the gaps between those of two passes.
-    pub counts: (usize, usize, usize),
+    /// Numbers of results.
+    pub counts: Counts,
     /// For each row of the step, its pass and its row there.
     pub rows: Vec<(PassKind, usize)>,
 }
@@ -177,7 +221,7 @@ impl Image {
             words: Vec::with_capacity(layout.input_words()),
             passes: Vec::with_capacity(PassKind::ALL.len()),
             places: Vec::with_capacity(layout.rows),
-            counts: (0, 0, 0),
+            counts: Counts::default(),
             rows: Vec::with_capacity(layout.rows),
         }
     }
@@ -200,7 +244,7 @@ impl Image {
         self.words.clear();
         self.passes.clear();
         self.places.clear();
-        self.counts = (0, 0, 0);
+        self.counts = Counts::default();
         self.rows.clear();
         self.rows.resize(step.tokens.len(), (PassKind::Prompt, 0));
         let mut next = [0; PassKind::ALL.len()];
@@ -258,6 +302,7 @@ impl Image {
             logits: List::default(),
             selects: List::default(),
             hiddens: List::default(),
+            candidates: List::default(),
         };
         if kind == PassKind::Token && !step.carry.is_empty() {
             pass.index = self.index(layout, step.carry, &tokens, earlier)?;
@@ -265,6 +310,7 @@ impl Image {
         pass.logits = self.wanted(step.wanted, kind, Want::Logits);
         pass.selects = self.wanted(step.wanted, kind, Want::Select);
         pass.hiddens = self.wanted(step.wanted, kind, Want::Hidden);
+        pass.candidates = self.wanted(step.wanted, kind, Want::Candidates);
         self.passes.push(pass);
         Ok(())
     }
@@ -302,7 +348,7 @@ impl Image {
         self.begin_list();
         let at = self.words.len();
         if want == Want::Select {
-            self.counts.2 = self.counts.2.next_multiple_of(ID_WORDS);
+            self.counts.ids = self.counts.ids.next_multiple_of(ID_WORDS);
         }
         for (index, w) in wanted.iter().enumerate().filter(|(_, w)| w.want == want) {
             let (of_kind, row) = self.rows[w.row];
@@ -310,15 +356,16 @@ impl Image {
                 continue;
             }
             self.words.push(row as i32);
-            let (logits, hidden, ids) = &mut self.counts;
+            let counts = &mut self.counts;
             let next = |count: &mut usize| {
                 *count += 1;
                 *count - 1
             };
             self.places[index] = match want {
-                Want::Logits => Place::Logits(next(logits)),
-                Want::Hidden => Place::Hidden(next(hidden)),
-                Want::Select => Place::Selected(next(ids)),
+                Want::Logits => Place::Logits(next(&mut counts.logits)),
+                Want::Hidden => Place::Hidden(next(&mut counts.hiddens)),
+                Want::Select => Place::Selected(next(&mut counts.ids)),
+                Want::Candidates => Place::Candidates(next(&mut counts.candidates)),
             };
         }
         List { at, len: self.words.len() - at }
@@ -337,129 +384,4 @@ impl Image {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LAYOUT: ImageLayout = ImageLayout {
-        rows: 64,
-        sequences: 8,
-        table: 3,
-        block_tokens: 16,
-        logit_rows: 8,
-        logit_words: 100,
-        hidden_words: 32,
-    };
-
-    fn words(image: &Image, list: List) -> &[i32] {
-        &image.words[list.range()]
-    }
-
-    fn sequence(first_row: usize, rows: usize, context: usize, first_block: usize) -> StepSequence {
-        StepSequence { first_row, rows, context, first_block, blocks: context.div_ceil(16) }
-    }
-
-    #[test]
-    fn rows_go_to_the_pass_of_their_kind_and_results_find_back() {
-        // A decode row, a whole prompt of 3, two rows behind 17, another decode row.
-        let step = Step {
-            tokens: &[10, 20, 21, 22, 30, 31, 40],
-            positions: &[4, 0, 1, 2, 17, 18, 33],
-            slots: &[100, 0, 1, 2, 49, 50, 65],
-            sequences: &[
-                sequence(0, 1, 5, 0),
-                sequence(1, 3, 3, 1),
-                sequence(4, 2, 19, 2),
-                sequence(6, 1, 34, 4),
-            ],
-            block_tables: &[6, 0, 2, 3, 7, 8, 4],
-            wanted: &[
-                WantedRow { row: 0, want: Want::Select },
-                WantedRow { row: 3, want: Want::Logits },
-                WantedRow { row: 5, want: Want::Hidden },
-                WantedRow { row: 6, want: Want::Select },
-            ],
-            carry: &[],
-        };
-        let mut image = Image::new(&LAYOUT);
-        image.fill(&LAYOUT, Ticket(7), &step, |_| None).unwrap();
-        let [prompt, chunk, token] = &image.passes[..] else { panic!("{:?}", image.passes) };
-        assert_eq!([prompt.kind, chunk.kind, token.kind], PassKind::ALL);
-        assert_eq!(words(&image, prompt.tokens), [20, 21, 22]);
-        assert_eq!(words(&image, chunk.positions), [17, 18]);
-        assert_eq!(words(&image, chunk.contexts), [19]);
-        assert_eq!(words(&image, chunk.tables), [2, 3, 0]);
-        assert_eq!(words(&image, token.tokens), [10, 40]);
-        assert_eq!(words(&image, token.tables), [6, 0, 0, 7, 8, 4]);
-        assert_eq!(words(&image, token.lengths), [1, 1]);
-        assert_eq!(words(&image, prompt.logits), [2]);
-        assert_eq!(words(&image, chunk.hiddens), [1]);
-        assert_eq!(words(&image, token.selects), [0, 1]);
-        assert_eq!(
-            image.places,
-            [Place::Selected(0), Place::Logits(0), Place::Hidden(0), Place::Selected(1)]
-        );
-        assert_eq!(image.counts, (1, 1, 2));
-        assert!(image.passes.iter().all(|pass| pass.slots.at % LIST_WORDS == 0));
-        assert!(token.index.len == 0 && image.words.len() <= LAYOUT.input_words());
-    }
-
-    #[test]
-    fn a_carried_token_is_read_where_the_earlier_step_put_it() {
-        let step = Step {
-            tokens: &[5, 6, 7],
-            positions: &[3, 3, 3],
-            slots: &[3, 19, 35],
-            sequences: &[sequence(0, 1, 4, 0), sequence(1, 1, 4, 1), sequence(2, 1, 4, 2)],
-            block_tables: &[0, 1, 2],
-            wanted: &[],
-            carry: &[Carry { row: 2, from: Ticket(8), from_wanted: 1 }],
-        };
-        let places = [Place::Logits(0), Place::Selected(4)];
-        let mut image = Image::new(&LAYOUT);
-        image.fill(&LAYOUT, Ticket(9), &step, |t| (t == Ticket(8)).then_some(&places[..])).unwrap();
-        let pass = image.passes[0];
-        let own = (LAYOUT.input_at(1) + pass.tokens.at) as i32;
-        assert_eq!(words(&image, pass.index), [own, own + 1, (LAYOUT.output_at(0) + 4) as i32]);
-        let refused = Step { carry: &[Carry { row: 2, from: Ticket(8), from_wanted: 0 }], ..step };
-        assert!(image.fill(&LAYOUT, Ticket(9), &refused, |_| Some(&places[..])).is_err());
-    }
-
-    #[test]
-    fn the_first_token_alone_is_a_prompt() {
-        assert_eq!(PassKind::of(&sequence(0, 1, 1, 0)), PassKind::Prompt);
-        assert_eq!(PassKind::of(&sequence(0, 1, 2, 0)), PassKind::Token);
-        assert_eq!(PassKind::of(&sequence(0, 2, 2, 0)), PassKind::Prompt);
-        assert_eq!(PassKind::of(&sequence(0, 2, 3, 0)), PassKind::Chunk);
-    }
-
-    #[test]
-    fn the_largest_step_has_room() {
-        let sequences: Vec<_> = (0..8).map(|i| sequence(i * 8, 8, 40 + (i % 2) * 8, i * 3)).collect();
-        let kinds = [1usize, 8, 7];
-        let mut sequences = sequences;
-        let mut row = 0;
-        for (i, s) in sequences.iter_mut().enumerate() {
-            (s.first_row, s.rows) = (row, kinds[i % 3].min(8));
-            s.context = if i % 3 == 1 { 8 } else { 48 };
-            row += s.rows;
-        }
-        let wanted: Vec<_> = (0..8)
-            .map(|row| WantedRow { row, want: [Want::Select, Want::Logits, Want::Hidden][row % 3] })
-            .collect();
-        let (tokens, tables) = (vec![1; row], vec![0; 24]);
-        let step = Step {
-            tokens: &tokens,
-            positions: &tokens,
-            slots: &tokens,
-            sequences: &sequences,
-            block_tables: &tables,
-            wanted: &wanted,
-            carry: &[],
-        };
-        let mut image = Image::new(&LAYOUT);
-        let room = image.words.capacity();
-        image.fill(&LAYOUT, Ticket(1), &step, |_| None).unwrap();
-        assert_eq!(image.passes.len(), 3);
-        assert_eq!(image.words.capacity(), room);
-    }
-}
+mod tests;

@@ -45,6 +45,7 @@ pub mod programs;
 pub mod rank;
 pub mod search;
 pub mod shim;
+pub mod slot;
 pub mod soc;
 pub mod table;
 pub mod tables;

@@ -27,6 +27,11 @@ const BATCH_DEFAULT: usize = 16;
 const CHUNK_ROWS: usize = 1024;
 /// Rows of logits of one step at least: scoring a text wants many.
 const LOGIT_ROWS_MIN: usize = 64;
+/// Largest logits of a row that a device finds at most: more than the top-k of nearly all requests, and a thousandth of
+/// what a row of logits takes to bring over.
+const CANDIDATES: usize = 128;
+/// Candidates come in whole pieces, so that lists of them are aligned.
+const CANDIDATES_STEP: usize = 16;
 /// Largest mask for rows over the cache, `[C, C]`; with a longer context prompts are whole.
 const CHUNK_MASK_BYTES_MAX: u64 = 1 << 30;
 /// Most elements of a block and head that paged attention takes where it masks.
@@ -139,6 +144,8 @@ impl Setup {
                 block_tokens,
                 logit_rows: sequences.max(LOGIT_ROWS_MIN),
                 logit_words: head_rows,
+                // With their ids no more words than whole rows: so results need no room for them.
+                candidates: CANDIDATES.min(spec.vocab / 2 / CANDIDATES_STEP * CANDIDATES_STEP),
                 hidden_words: spec.hidden,
             },
             holds,
@@ -271,6 +278,7 @@ impl Setup {
         let layers = of(PassKind::Prompt, self.layout.rows as u64)
             .max(of(PassKind::Token, self.layout.sequences as u64));
         let logits = self.layout.logit_rows as u64 * self.layout.logit_words as u64;
+        // A rank's rows, all ranks', turned, cut, and candidates, which are no more than half of a row.
         let head =
             2 * self.layout.logit_rows as u64 * hidden * 2 + logits * 2 * if ranks > 1 { 4 } else { 3 };
         let hidden_rows = 2 * self.layout.rows as u64 * hidden * 2;
@@ -444,8 +452,17 @@ pub fn facts(setup: &Setup, spec: &DecoderSpec, soc: &str, devices: &[u32]) -> V
         };
         facts.push(("score clamp", format!("{done}, and trained scores stay far within ±{bound}")));
     }
+    facts.push(("choice", choice(setup)));
     if setup.parts.len() > 1 {
         facts.push(("ranks", format!("{}, one a device, joined by HCCL", setup.parts.len())));
     }
     facts
+}
+
+/// What of the choice of tokens the device does.
+fn choice(setup: &Setup) -> String {
+    match setup.layout.candidates {
+        0 => "greedy on the device".to_owned(),
+        count => format!("greedy on the device; top-k on the device, for top_k below {count}"),
+    }
 }

@@ -31,8 +31,8 @@ pub struct PassPrograms {
 pub struct Programs {
     /// Those of each pass; none where the chip does not compute it.
     pub passes: [Option<PassPrograms>; 3],
-    /// Logits, ids, hidden states.
-    pub epilogues: [Program; 3],
+    /// Logits, ids, hidden states, candidates; of these none where the vocabulary is too small.
+    pub epilogues: [Option<Program>; 4],
     /// As what they were made.
     pub making: Making,
 }
@@ -88,13 +88,15 @@ pub struct Builder<'a> {
 impl Builder<'_> {
     fn all(&self, tables: &Tables) -> Result<Programs> {
         let pass = |kind| self.pass(tables, kind, None).map(Some);
+        let epilogue = |what| self.epilogue(what).map(Some);
         let chunk = if self.setup.prefill_over_cache { pass(PassKind::Chunk)? } else { None };
         Ok(Programs {
             passes: [pass(PassKind::Prompt)?, chunk, pass(PassKind::Token)?],
             epilogues: [
-                self.epilogue(Epilogue::Logits)?,
-                self.epilogue(Epilogue::Select)?,
-                self.epilogue(Epilogue::Hidden)?,
+                epilogue(Epilogue::Logits)?,
+                epilogue(Epilogue::Select)?,
+                epilogue(Epilogue::Hidden)?,
+                if self.setup.layout.candidates > 0 { epilogue(Epilogue::Candidates)? } else { None },
             ],
             making: self.making,
         })
@@ -110,6 +112,7 @@ impl Builder<'_> {
             dtype: setup.dtype,
             comm: self.comm,
             holds: &setup.holds,
+            candidates: setup.layout.candidates,
         }
     }
 

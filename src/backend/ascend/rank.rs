@@ -9,13 +9,14 @@ use super::acl;
 use super::atb::{Desc, Tensor};
 use super::comm::Comm;
 use super::decoder::Shared;
-use super::device::{Device, Event, Stream};
+use super::device::{Device, Stream};
 use super::form::HalfType;
-use super::image::{ID_WORDS, Image, List, Pass, PassKind, SLOTS};
-use super::memory::{DeviceBuffer, PinnedBuffer};
+use super::image::{Counts, ID_WORDS, Image, List, Pass, PassKind, SLOTS};
+use super::memory::DeviceBuffer;
 use super::plan::{STAGING_BYTES, Setup};
 use super::program::{Lane, Making, Program};
 use super::programs::{Builder, Programs};
+use super::slot::{Output, Slot, Words};
 use super::tables::Tables;
 use super::upload::{Told, Uploader};
 use super::weights::RankWeights;
@@ -23,15 +24,6 @@ use crate::base::error::{Error, Result, Status};
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::WeightSet;
 use std::collections::VecDeque;
-
-/// The results of a step, as they leave the rank.
-#[derive(Clone, Debug, Default)]
-pub struct Output {
-    /// Selected ids.
-    pub ids: Vec<u32>,
-    /// Rows of logits, as wide as the head is held, then hidden states.
-    pub values: Vec<f32>,
-}
 
 /// What a rank is opened with.
 #[derive(Debug)]
@@ -54,24 +46,13 @@ pub struct RankOptions<'a> {
     pub load_milliseconds: u32,
 }
 
-/// A step's words on both sides, and its results.
-#[derive(Debug)]
-struct Slot {
-    input: PinnedBuffer,
-    output: PinnedBuffer,
-    /// Its words are on the device.
-    fed: Event,
-    /// Its results are in pinned memory.
-    done: Event,
-}
-
 /// A step in flight.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     slot: usize,
     /// Executes up to its end.
     issued: u64,
-    counts: (usize, usize, usize),
+    counts: Counts,
 }
 
 /// One device and what it holds. Fields are dropped in order: what uses before what is used.
@@ -125,15 +106,7 @@ impl Rank {
         });
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let words = DeviceBuffer::new(device, setup.layout.words() * 4)?;
-        let slot = || -> Result<Slot> {
-            Ok(Slot {
-                input: PinnedBuffer::new(device, setup.layout.input_words() * 4)?,
-                output: PinnedBuffer::new(device, setup.layout.output_words() * 4)?,
-                fed: Event::new(device)?,
-                done: Event::new(device)?,
-            })
-        };
-        let slots = [slot()?, slot()?];
+        let slots = [Slot::new(device, &setup.layout)?, Slot::new(device, &setup.layout)?];
         let builder = Builder {
             device,
             lane: &lane,
@@ -173,7 +146,7 @@ impl Rank {
     /// Puts a step into the streams.
     pub fn submit(&mut self, image: &Image) -> Result<()> {
         self.feed_words(image)?;
-        let mut done = (0, 0, 0);
+        let mut done = Counts::default();
         for pass in &image.passes {
             let last = self.run_layers(image.slot(), pass, None)?;
             self.run_epilogues(image, pass, last, &mut done)?;
@@ -188,18 +161,11 @@ impl Rank {
         let slot = &self.slots[flight.slot];
         slot.done.synchronize_while(self.step_milliseconds, keep_waiting)?;
         self.lane.saw(flight.issued);
-        output.ids.clear();
-        output.values.clear();
         if self.rank > 0 {
+            output.clear();
             return Ok(());
         }
-        let layout = &self.setup.layout;
-        let (words, _) = slot.output.bytes().as_chunks::<4>();
-        let (logits, hidden, ids) = flight.counts;
-        let values =
-            layout.id_words()..layout.id_words() + logits * layout.logit_words + hidden * layout.hidden_words;
-        output.ids.extend(words[..ids].iter().map(|word| u32::from_ne_bytes(*word)));
-        output.values.extend(words[values].iter().map(|word| f32::from_ne_bytes(*word)));
+        output.take(&self.setup.layout, &flight.counts, slot);
         if let Some(comm) = &self.comm {
             comm.check()?;
         }
@@ -215,10 +181,7 @@ impl Rank {
         );
         let slot = &mut self.slots[image.slot()];
         let bytes = image.words.len() * 4;
-        let (words, _) = slot.input.bytes_mut().as_chunks_mut::<4>();
-        for (to, from) in words.iter_mut().zip(&image.words) {
-            *to = from.to_ne_bytes();
-        }
+        slot.write(&image.words);
         let at = self.setup.layout.input_at(image.slot()) * 4;
         // SAFETY: a slot is written again two steps later, when this one was collected; `words` lives as long as the rank,
         // which waits for its streams before it goes.
@@ -231,8 +194,7 @@ impl Rank {
     /// layer's result is given to it.
     fn run_layers(&mut self, slot: usize, pass: &Pass, tap: Option<&mut Tapping<'_>>) -> Result<usize> {
         let rows = pass.positions.len as i64;
-        let words =
-            Words { device: &self.words, slot: &self.slots[slot], base: self.setup.layout.input_at(slot) };
+        let words = Words::new(&self.words, &self.slots[slot], self.setup.layout.input_at(slot));
         let (hidden, head_dim) = (self.spec.hidden as i64, self.spec.head_dim as i64);
         let (half, nd) = (self.setup.dtype.acl(), acl::ACL_FORMAT_ND);
         let x =
@@ -309,51 +271,60 @@ impl Rank {
     }
 
     /// Makes of the last hidden states what is wanted of them.
-    fn run_epilogues(
-        &mut self,
-        image: &Image,
-        pass: &Pass,
-        last: usize,
-        done: &mut (usize, usize, usize),
-    ) -> Result<()> {
+    fn run_epilogues(&mut self, image: &Image, pass: &Pass, last: usize, done: &mut Counts) -> Result<()> {
         let (layout, slot) = (&self.setup.layout, image.slot());
-        let words = Words { device: &self.words, slot: &self.slots[slot], base: layout.input_at(slot) };
+        let words = Words::new(&self.words, &self.slots[slot], layout.input_at(slot));
         let rows = pass.positions.len as i64;
         let desc = Desc::new(self.setup.dtype.acl(), acl::ACL_FORMAT_ND, &[rows, self.spec.hidden as i64])?;
         let x = Tensor::new(desc, self.tables.x[last].at(0)?)?;
         let output = layout.output_at(slot);
-        let values = output + layout.id_words();
-        let hidden = values + image.counts.0 * layout.logit_words;
-        done.2 = done.2.next_multiple_of(ID_WORDS);
-        let wanted = [
-            (pass.logits, acl::ACL_FLOAT, values + done.0 * layout.logit_words, layout.logit_words),
-            (pass.selects, acl::ACL_INT32, output + done.2, 1),
-            (pass.hiddens, acl::ACL_FLOAT, hidden + done.1 * layout.hidden_words, layout.hidden_words),
+        let results = layout.results(&image.counts);
+        done.ids = done.ids.next_multiple_of(ID_WORDS);
+        // Of each program the rows, and type, first word and width of what it gives.
+        let (width, count) = (layout.logit_words, layout.candidates);
+        let wanted: [(List, &[_]); 4] = [
+            (pass.logits, &[(acl::ACL_FLOAT, results.logits + done.logits * width, width)]),
+            (pass.selects, &[(acl::ACL_INT32, done.ids, 1)]),
+            (
+                pass.hiddens,
+                &[(
+                    acl::ACL_FLOAT,
+                    results.hiddens + done.hiddens * layout.hidden_words,
+                    layout.hidden_words,
+                )],
+            ),
+            (
+                pass.candidates,
+                &[
+                    (acl::ACL_FLOAT, results.candidate_logits + done.candidates * count, count),
+                    (acl::ACL_INT32, results.candidate_ids + done.candidates * count, count),
+                ],
+            ),
         ];
-        for (program, (list, dtype, at, width)) in self.programs.epilogues.iter_mut().zip(wanted) {
-            if list.len == 0 {
-                continue;
-            }
+        for (program, (list, outputs)) in self.programs.epilogues.iter_mut().zip(wanted) {
+            let Some(program) = program.as_mut().filter(|_| list.len > 0) else { continue };
             program.inputs()[0] = x;
             program.inputs()[1] = words.tensor(list)?;
-            let desc = Desc::new(dtype, acl::ACL_FORMAT_ND, &[list.len as i64, width as i64])?;
-            program.outputs()[0] = Tensor::new(desc, self.words.at(at * 4)?)?;
+            for (tensor, &(dtype, first, width)) in program.outputs().iter_mut().zip(outputs) {
+                let desc = Desc::new(dtype, acl::ACL_FORMAT_ND, &[list.len as i64, width as i64])?;
+                *tensor = Tensor::new(desc, self.words.at((output + first) * 4)?)?;
+            }
             // SAFETY: as in `run_layers`.
             unsafe { program.run(&mut self.lane)? };
         }
-        done.0 += pass.logits.len;
-        done.1 += pass.hiddens.len;
-        done.2 += pass.selects.len;
+        done.logits += pass.logits.len;
+        done.hiddens += pass.hiddens.len;
+        done.ids += pass.selects.len;
+        done.candidates += pass.candidates.len;
         Ok(())
     }
 
     /// Copies a step's results to pinned memory, in one piece, and marks its end.
     fn read_results(&mut self, image: &Image) -> Result<()> {
         let layout = &self.setup.layout;
-        let (logits, hidden, ids) = image.counts;
-        let values = logits * layout.logit_words + hidden * layout.hidden_words;
-        let from = if ids > 0 { 0 } else { layout.id_words() };
-        let to = if values > 0 { layout.id_words() + values } else { ids };
+        let results = layout.results(&image.counts);
+        let from = if image.counts.ids > 0 { 0 } else { results.candidate_logits };
+        let to = if results.end > results.candidate_logits { results.end } else { image.counts.ids };
         let slot = &mut self.slots[image.slot()];
         if self.rank == 0 && to > from {
             let at = (layout.output_at(image.slot()) + from) * 4;
@@ -373,7 +344,7 @@ impl Rank {
     /// Runs a step to its end, layer by layer. `tell` gets the pass, the layer, and its rows.
     pub fn run_tapped(&mut self, image: &Image, tell: &mut dyn FnMut(PassKind, usize, &[f32])) -> Result<()> {
         self.feed_words(image)?;
-        let mut done = (0, 0, 0);
+        let mut done = Counts::default();
         for pass in &image.passes {
             let builder = Builder {
                 device: &self.device,
@@ -460,31 +431,6 @@ impl Drop for Rank {
 struct Tapping<'a> {
     layers: &'a mut Vec<Program>,
     tell: &'a mut dyn FnMut(usize, &[f32]),
-}
-
-/// The words of a step, on both sides.
-struct Words<'a> {
-    device: &'a DeviceBuffer,
-    slot: &'a Slot,
-    base: usize,
-}
-
-impl Words<'_> {
-    /// A list as a tensor, with its copy on the host.
-    fn tensor(&self, list: List) -> Result<Tensor> {
-        self.shaped(list, &[list.len as i64])
-    }
-
-    /// A list of lists of equal length.
-    fn matrix(&self, list: List, rows: usize) -> Result<Tensor> {
-        self.shaped(list, &[rows as i64, (list.len / rows.max(1)) as i64])
-    }
-
-    fn shaped(&self, list: List, dims: &[i64]) -> Result<Tensor> {
-        let desc = Desc::new(acl::ACL_INT32, acl::ACL_FORMAT_ND, dims)?;
-        let host = self.slot.input.bytes()[list.at * 4..].as_ptr().cast_mut().cast();
-        Ok(Tensor::new(desc, self.device.at((self.base + list.at) * 4)?)?.with_host(host))
-    }
 }
 
 /// The numbers of 16-bit elements.

@@ -164,6 +164,7 @@ impl Setup {
             prefill_over_cache: true,
             mixed_steps: true,
             device_select: false,
+            candidates: 0,
             reproducible: true,
             step_tokens: limits::STEP_TOKENS_MAX,
             step_sequences: self.batch,

@@ -102,6 +102,7 @@ fn rig(prefill_over_cache: bool) -> (Rig, Arc<Mutex<Vec<Seen>>>) {
         prefill_over_cache,
         mixed_steps: true,
         device_select: false,
+        candidates: 0,
         reproducible: true,
         step_tokens: 10,
         step_sequences: 4,

@@ -117,6 +117,7 @@ fn whole_prompts_never_share_a_step_with_decode_rows() {
         prefill_over_cache: false,
         mixed_steps: true,
         device_select: false,
+        candidates: 0,
         reproducible: false,
         step_tokens: 64,
         step_sequences: 4,

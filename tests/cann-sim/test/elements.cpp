@@ -211,6 +211,15 @@ TEST(from_logits_to_tokens) {
     EQ(bench.once(sort, {logits}, {values, indices}), 0);
     NEAR(bench.read(values), (Doubles{3, 2, 1, 7, 7, 0.5}), 0);
     NEAR(bench.read(indices), (Doubles{1, 2, 0, 2, 3, 1}), 0);
+    // As many as there are, and no more.
+    sort.num = {4};
+    const Tensor four = bench.empty(F16, {2, 4}), places = bench.empty(INT32, {2, 4});
+    EQ(bench.once(sort, {logits}, {four, places}), 0);
+    NEAR(bench.read(places), (Doubles{1, 2, 0, 3, 2, 3, 1, 0}), 0);
+    sort.num = {5};
+    EQ(bench.once(sort, {logits}, {bench.empty(F16, {2, 5}), bench.empty(INT32, {2, 5})}), 1);
+    sort.num = {0};
+    EQ(bench.once(sort, {logits}, {four, places}), 1);
     atb::infer::TopkToppSamplingParam sampling;
     sampling.topk = 2;
     const Tensor chosen = bench.empty(INT32, {2, 1}), chance = bench.empty(F16, {2, 1});

@@ -1,6 +1,8 @@
 // Softmax, Sort and TopkToppSampling: from logits to tokens.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <random>
 
 #include "../kernel.h"
@@ -10,13 +12,16 @@ namespace {
 
 enum { SINGLE_TOPK = 0 };
 
-// The indices of the `count` largest, largest first; of equals the first one first. NaN is least.
+// The indices of the `count` largest, largest first; of equals the first one first, or with AQUILA_SIM_SORT=last the last one:
+// no document says what ATB does, so nobody may rely on either. NaN is least.
 std::vector<int32_t> largest(const float *values, int64_t size, int64_t count) {
+    static const char *const ties = std::getenv("AQUILA_SIM_SORT");
+    const bool last = ties && std::strcmp(ties, "last") == 0;
     std::vector<int32_t> order(static_cast<size_t>(size));
     for (int64_t i = 0; i < size; i++) order[size_t(i)] = int32_t(i);
     const auto key = [&](int32_t i) { return std::isnan(values[i]) ? -INFINITY : values[i]; };
     std::partial_sort(order.begin(), order.begin() + count, order.end(),
-                      [&](int32_t a, int32_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
+                      [&](int32_t a, int32_t b) { return key(a) > key(b) || (key(a) == key(b) && (last ? a > b : a < b)); });
     order.resize(size_t(count));
     return order;
 }
@@ -54,9 +59,15 @@ class Sort final : public Kernel {
     explicit Sort(int64_t count) : Kernel("Sort", "Sort", 1, 2), count_(count) {}
 
     Status infer(const std::vector<Desc> &in, std::vector<Desc> &out) const override {
-        if (count_ > lastDim(in[0]))
-            return refuse(atb::ERROR_INVALID_TENSOR_DIM, "Sort: %lld of %lld", (long long)count_,
+        if (count_ <= 0 || count_ > lastDim(in[0]))
+            return refuse(atb::ERROR_INVALID_PARAM, "Sort: %lld of %lld", (long long)count_,
                           (long long)lastDim(in[0]));
+        // What a 310P's kernel of few numbers counts rows with.
+        for (int64_t i = 0; aquilaSimIs310P() && count_ < 16 && i + 1 < int64_t(in[0].shape.count); i++) {
+            if (in[0].shape.dims[i] > 580000000)
+                return refuse(atb::ERROR_INVALID_TENSOR_DIM, "Sort: a dimension of %lld on a 310P",
+                              (long long)in[0].shape.dims[i]);
+        }
         out = {in[0], in[0]};
         for (Desc &desc : out) desc.shape.dims[desc.shape.count - 1] = count_;
         out[1].dtype = INT32;
@@ -137,8 +148,8 @@ Status makeSoftmax(Bytes param, Made *made) {
 Status makeSort(Bytes param, Made *made) {
     const List<int32_t> num(param.place(0));
     if (!param.zero(288, 296)) return refuse(atb::ERROR_INVALID_PARAM, "SortParam: rsv is not zero");
-    if (num.size() != 1 || num.items()[0] <= 0)
-        return refuse(atb::ERROR_INVALID_PARAM, "SortParam: num is one positive number");
+    // ATB makes any, and refuses a num that is not one number when it sees the tensors; here it is refused at once.
+    if (num.size() != 1) return refuse(atb::ERROR_INVALID_PARAM, "SortParam: num is one number");
     *made = std::make_unique<Sort>(num.items()[0]);
     return atb::NO_ERROR;
 }
