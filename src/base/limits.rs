@@ -17,6 +17,8 @@ pub const RANKS_MAX: u32 = 256;
 pub const TENSORS_MAX: usize = 1 << 17;
 /// Longest JSON text (config, index, tokenizer): Aquila2's tokenizer.json has under 10 MB.
 pub const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Longest rank table of HCCL: a device takes some 100 bytes, and a group has at most thousands.
+pub const RANK_TABLE_BYTES_MAX: u64 = 1 << 20;
 /// Longest config.json and generation_config.json: as values they take 40 times their text at worst.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Longest index of shards: [`TENSORS_MAX`] tensors with 250 bytes each.

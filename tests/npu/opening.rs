@@ -2,6 +2,7 @@
 
 use crate::simulator::{CARDS, expect_clean, in_child, is_child};
 use crate::support::{TempDir, TinyModel, TinyType};
+use aquila::engine::params::{GenParams, Input};
 use aquila::open::{self, LoadOptions};
 use aquila::{Error, Status};
 use std::ops::ControlFlow;
@@ -156,5 +157,60 @@ fn a_load_may_be_abandoned() {
         }
         assert_eq!(crate::simulator::used(0), 0);
     }
+    expect_clean();
+}
+
+/// A rank table of the engine's own devices brings the ranks together; another is refused before anything is taken.
+#[test]
+fn ranks_meet_by_a_rank_table() {
+    const TEST: &str = "opening::ranks_meet_by_a_rank_table";
+    if !is_child() {
+        let files = TempDir::new();
+        let of = |name: &str, devices: [u32; 2]| {
+            let text = format!(
+                r#"{{"version": "1.0", "server_count": "1", "status": "completed", "server_list": [{{"server_id": "a",
+                "device": [{{"device_id": "{}", "rank_id": "0"}}, {{"device_id": "{}", "rank_id": "1"}}]}}]}}"#,
+                devices[0], devices[1]
+            );
+            let path = files.join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (good, others, turned) = (of("good", [2, 3]), of("others", [0, 1]), of("turned", [3, 2]));
+        for card in CARDS {
+            for (table, expected) in [(&good, "good"), (&others, "other devices"), (&turned, "turned")] {
+                let settings = [
+                    ("AQUILA_SIM_SOC", card),
+                    ("AQUILA_SIM_DEVICES", "4"),
+                    ("ASCEND_RT_VISIBLE_DEVICES", "2,3"),
+                    ("RANK_TABLE_FILE", table),
+                    ("NPU_TEST_TABLE", expected),
+                ];
+                in_child(TEST, &settings);
+            }
+        }
+        return;
+    }
+    let dir = tiny(|_| {});
+    // One device needs no table, whatever stands in it.
+    load(dir.path(), &options("npu:0", |_| {})).unwrap();
+    if std::env::var("NPU_TEST_TABLE").unwrap() != "good" {
+        let before = crate::simulator::total("aclrtMalloc");
+        let words = ["RANK_TABLE_FILE", "[2, 3]", "in the same order"];
+        refused(dir.path(), &options("npu:0,1", |_| {}), Status::Argument, &words);
+        assert_eq!(crate::simulator::total("aclrtMalloc"), before);
+        return;
+    }
+    let tokens = |engine: &aquila::engine::Engine| {
+        let params = GenParams { max_tokens: 6, ignore_eos: true, ..GenParams::default() };
+        engine.generate(Input::Tokens(vec![3, 1, 4, 1, 5]), params).unwrap().tokens
+    };
+    let engine = load(dir.path(), &options("npu:0,1", |_| {})).unwrap();
+    assert!(engine.info().executor.iter().any(|(name, _)| *name == "rank table"));
+    let calls = ["HcclCommInitClusterInfo", "HcclGetRootInfo", "HcclCommInitRootInfo"];
+    assert_eq!(calls.map(crate::simulator::total), [2, 0, 0]);
+    let cpu = load(dir.path(), &options("cpu", |options| options.dtype = Some("f32".into()))).unwrap();
+    assert_eq!(tokens(&engine), tokens(&cpu));
+    drop(engine);
     expect_clean();
 }

@@ -8,6 +8,7 @@ use super::open::Cann;
 use super::plan::{self, RankNeeds, Setup};
 use super::probe::DeviceReport;
 use super::program::Making;
+use super::rank_table::RankTable;
 use super::soc::Facts;
 use super::version::Version;
 use crate::backend::{Backend, Capabilities, Executor, ExecutorOptions, MemoryPlan, Progress};
@@ -23,11 +24,13 @@ pub struct AscendBackend {
     reports: Vec<DeviceReport>,
     facts: &'static Facts,
     making: Making,
+    /// By which the ranks find each other, where the user has one.
+    rank_table: Option<Arc<RankTable>>,
 }
 
 impl AscendBackend {
     /// A backend on devices that were looked at, in the order of the ranks. `AQUILA_ASCEND_GRAPHS=0` runs ATB's operations
-    /// one by one.
+    /// one by one. Several devices meet by the table that `RANK_TABLE_FILE` names, if it does.
     pub fn new(reports: Vec<DeviceReport>) -> Result<AscendBackend> {
         let cann = Cann::open()?;
         let facts = match reports.first() {
@@ -36,7 +39,9 @@ impl AscendBackend {
         };
         let singles = std::env::var("AQUILA_ASCEND_GRAPHS").is_ok_and(|value| value.trim() == "0");
         let making = if singles { Making::Singles } else { Making::Graphs };
-        Ok(AscendBackend { cann, reports, facts, making })
+        let devices: Vec<u32> = reports.iter().map(|report| report.id).collect();
+        let rank_table = RankTable::of_environment(&devices)?.map(Arc::new);
+        Ok(AscendBackend { cann, reports, facts, making, rank_table })
     }
 
     fn setup(&self, spec: &DecoderSpec, weights: &WeightSet, options: &ExecutorOptions) -> Result<Setup> {
@@ -63,7 +68,9 @@ impl AscendBackend {
 
     fn describe(&self, setup: &Setup, spec: &DecoderSpec) -> Vec<(&'static str, String)> {
         let soc = self.reports.first().map_or("", |report| report.soc.as_str());
-        plan::facts(setup, spec, soc, &self.device_ids())
+        let mut facts = plan::facts(setup, spec, soc, &self.device_ids());
+        facts.extend(self.rank_table.as_ref().map(|table| ("rank table", table.name())));
+        facts
     }
 
     fn capabilities(&self, setup: &Setup, spec: &DecoderSpec) -> Capabilities {
@@ -147,6 +154,7 @@ impl Backend for AscendBackend {
             upload_bytes: needs.iter().map(|need| need.weights).sum(),
             workspace_bytes: needs.iter().map(|need| need.workspace).collect(),
             making: self.making,
+            rank_table: self.rank_table.clone(),
             setup,
             spec,
         };

@@ -1,12 +1,13 @@
 //! Communicators: what the ranks of an engine do together.
 //!
-//! Rank 0 makes a [`Root`], which every rank is given; then all join, each on its own thread with its own device, and
+//! Rank 0 makes a [`Root`], which every rank is given, or all have a [`RankTable`]; then all join, each on its own thread with its own device, and
 //! each waits for the others. On a 310P that must happen before large memory is taken. Collectives are put into a stream
 //! in the same order on all ranks.
 
 use super::device::{Device, DevicePointer, Stream};
 use super::hccl::{HCCL_REDUCE_SUM, HcclComm, HcclDataType, HcclRootInfo, RootInfo};
 use super::open::Cann;
+use super::rank_table::RankTable;
 use crate::base::error::Result;
 use std::rc::Rc;
 
@@ -45,6 +46,18 @@ impl Comm {
         let code = unsafe { (hccl.HcclCommInitRootInfo)(ranks, &root.0, rank, &mut comm) };
         hccl.check(&device.cann().acl, "HcclCommInitRootInfo", code)
             .map_err(|error| error.at(format_args!("rank {rank} of {ranks} on npu:{}", device.id())))?;
+        Ok(Comm(Rc::new(CommInner { device: device.clone(), comm })))
+    }
+
+    /// Joins the group that a table describes, which has this thread's device as `rank`; waits as [`Comm::join`] does.
+    pub fn join_by_table(device: &Device, table: &RankTable, rank: u32) -> Result<Comm> {
+        let hccl = device.cann().hccl()?;
+        let mut comm = std::ptr::null_mut();
+        // SAFETY: a string with its NUL is read and a valid handle written; this thread has its device's context.
+        let code = unsafe { (hccl.HcclCommInitClusterInfo)(table.path().as_ptr(), rank, &mut comm) };
+        hccl.check(&device.cann().acl, "HcclCommInitClusterInfo", code).map_err(|error| {
+            error.at(format_args!("rank {rank} on npu:{} by {}", device.id(), table.name()))
+        })?;
         Ok(Comm(Rc::new(CommInner { device: device.clone(), comm })))
     }
 

@@ -15,6 +15,7 @@ use super::open::{Cann, answer_limit, no_answer};
 use super::plan::Setup;
 use super::program::Making;
 use super::rank::{Rank, RankOptions};
+use super::rank_table::RankTable;
 use super::slot::Output;
 use super::upload::Told;
 use crate::backend::Progress;
@@ -57,6 +58,8 @@ pub struct Opening {
     pub workspace_bytes: Vec<u64>,
     /// Graphs, or node by node.
     pub making: Making,
+    /// By which the ranks find each other; else by what the first one makes.
+    pub rank_table: Option<Arc<RankTable>>,
 }
 
 /// What a rank is asked.
@@ -396,11 +399,14 @@ impl RankThread {
         let opening = &*self.opening;
         let ranks = opening.devices.len();
         let device = Device::open(opening.cann, opening.devices[self.rank])?;
-        let root = if ranks > 1 && self.rank == 0 { Some(Box::new(Root::new(&device)?)) } else { None };
+        let table = opening.rank_table.as_deref();
+        let makes_root = ranks > 1 && self.rank == 0 && table.is_none();
+        let root = if makes_root { Some(Box::new(Root::new(&device)?)) } else { None };
         self.say(Ok(Reply::Ready(root)));
         let Ok(Ask::Join(root)) = self.asked.recv() else { return Ok(()) };
-        let comm = match root {
-            Some(root) if ranks > 1 => Some(Comm::join(&device, &root, self.rank as u32, ranks as u32)?),
+        let comm = match (table, root) {
+            (Some(table), _) if ranks > 1 => Some(Comm::join_by_table(&device, table, self.rank as u32)?),
+            (None, Some(root)) => Some(Comm::join(&device, &root, self.rank as u32, ranks as u32)?),
             _ => None,
         };
         let options = RankOptions {

@@ -43,6 +43,7 @@ pub mod products;
 pub mod program;
 pub mod programs;
 pub mod rank;
+pub mod rank_table;
 pub mod search;
 pub mod shim;
 pub mod slot;

@@ -1,5 +1,6 @@
 // HCCL between threads of one process, each with a device of its own, and ATB's operations over it.
 #include <atomic>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <thread>
@@ -217,11 +218,23 @@ TEST(a_rank_table) {
     close(mkstemp(path));
     const auto write = [&](const char *text) { std::ofstream(path) << text; };
     void *comm = nullptr;
-    write(R"({"server_list": [{"server_id": "a", "device": [{"device_id": "0", "rank_id": "0"}]}]})");
+    const std::string good = R"({"version": "1.0", "status": "completed",
+        "server_list": [{"server_id": "a", "device": [{"device_id": "0", "rank_id": "0"}]}]})";
+    const auto with = [&](const char *from, const char *to) {
+        std::string text = good;
+        write(text.replace(text.find(from), std::strlen(from), to).c_str());
+    };
+    write(good.c_str());
     EQ(HcclCommInitClusterInfo(path, 0, &comm), 0);
     EQ(HcclCommDestroy(comm), 0);
     write(R"({"server_list": [{"server_id": "a"}, {"server_id": "b", "device": [{"rank_id": "0"}]}]})");
     EQ(HcclCommInitClusterInfo(path, 0, &comm), 5);
+    with("completed", "initializing");
+    EQ(HcclCommInitClusterInfo(path, 0, &comm), 1);
+    with("1.0", "1.2");
+    EQ(HcclCommInitClusterInfo(path, 0, &comm), 1);
+    with("\"device_id\": \"0\"", "\"device_id\": \"1\"");
+    EQ(HcclCommInitClusterInfo(path, 0, &comm), 1);
     unlink(path);
     EQ(HcclCommInitClusterInfo(path, 0, &comm), 10);
 }

@@ -132,6 +132,36 @@ int initByRoot(SimCounter *counter, uint32_t ranks, const void *rootInfo, uint32
     return join(counter, key, ranks, rank, megabytes, comm);
 }
 
+// What stands behind a key within a piece of JSON whose values are strings; empty where the key is not there.
+std::string valueOf(const std::string &text, const char *key) {
+    size_t at = text.find(std::string("\"") + key + "\"");
+    if (at == std::string::npos) return "";
+    at = text.find('"', text.find(':', at));
+    const size_t end = at == std::string::npos ? at : text.find('"', at + 1);
+    return end == std::string::npos ? "" : text.substr(at + 1, end - at - 1);
+}
+
+// The device that a table gives to a rank; -1 where it has no such rank.
+int tableDevice(const std::string &text, uint32_t rank) {
+    for (size_t at = text.find("\"rank_id\""); at != std::string::npos; at = text.find("\"rank_id\"", at + 1)) {
+        const size_t begin = text.rfind('{', at), end = text.find('}', at);
+        if (begin == std::string::npos || end == std::string::npos) return -1;
+        const std::string device = text.substr(begin, end - begin);
+        if (valueOf(device, "rank_id") == std::to_string(rank)) return std::atoi(valueOf(device, "device_id").c_str());
+    }
+    return -1;
+}
+
+// The server's number of a device that ASCEND_RT_VISIBLE_DEVICES numbers anew.
+int physicalDevice(int device) {
+    const char *list = std::getenv("ASCEND_RT_VISIBLE_DEVICES");
+    for (int i = 0; list && *list && i < device; i++) {
+        list = std::strchr(list, ',');
+        if (list) list++;
+    }
+    return list && *list ? std::atoi(list) : device;
+}
+
 }  // namespace
 
 int hcclFail(SimCounter *counter, const void *stream, int code, const char *format, ...) {
@@ -207,8 +237,14 @@ SIM_EXPORT int HcclCommInitClusterInfo(const char *clusterInfo, uint32_t rank, v
         return hcclFail(counter, nullptr, HCCL_E_NOT_SUPPORT, "%s: several servers; ranks are threads here",
                         clusterInfo);
     }
+    if (valueOf(text, "version") != "1.0" || valueOf(text, "status") != "completed")
+        return hcclFail(counter, nullptr, HCCL_E_PARA, "%s: not a completed table of version 1.0", clusterInfo);
     const uint32_t ranks = occurrences("\"rank_id\"");
     if (ranks == 0) return hcclFail(counter, nullptr, HCCL_E_PARA, "%s: no rank_id", clusterInfo);
+    const int named = tableDevice(text, rank), own = physicalDevice(aquilaSimCurrentDevice());
+    if (named != own)
+        return hcclFail(counter, nullptr, HCCL_E_PARA, "%s: rank %u is device %d there, and the thread's is %d",
+                        clusterInfo, rank, named, own);
     return join(counter, "table:" + text, ranks, rank, bufferSize(), comm);
 }
 
