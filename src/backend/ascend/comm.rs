@@ -1,8 +1,8 @@
 //! Communicators: what the ranks of an engine do together.
 //!
-//! Rank 0 makes a [`Root`], which every rank is given, or all have a [`RankTable`]; then all join, each on its own thread with its own device, and
-//! each waits for the others. On a 310P that must happen before large memory is taken. Collectives are put into a stream
-//! in the same order on all ranks.
+//! Rank 0 makes a [`Root`], which every rank is given, or all have a [`RankTable`]; then all join, each on its own thread
+//! with its own device, and each waits for the others. On a 310P that must happen before large memory is taken. Collectives
+//! are put into a stream in the same order on all ranks.
 
 use super::device::{Device, DevicePointer, Stream};
 use super::hccl::{HCCL_REDUCE_SUM, HcclComm, HcclDataType, HcclRootInfo, RootInfo};
