@@ -1,6 +1,7 @@
 use super::*;
 use crate::Status;
 use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn identity() -> Identity {
     Identity {
@@ -13,8 +14,10 @@ fn identity() -> Identity {
 }
 
 fn written(tokens: &[u32], blocks: usize) -> Vec<u8> {
-    let name = format!("aquila-session-file-{}-{tokens:?}-{blocks}", std::process::id());
-    let path = std::env::temp_dir().join(&name[..name.len().min(200)]);
+    // Another one each time: tests run beside each other.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("aquila-session-file-{}-{number}", std::process::id()));
     let mut writer = SessionWriter::create(&path, &identity(), tokens).unwrap();
     let content: Vec<u8> = (0..blocks * 24).map(|i| i as u8).collect();
     let (first, rest) = content.split_at(content.len() / 48 * 24);
