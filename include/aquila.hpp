@@ -670,7 +670,7 @@ public:
     }
 
 #ifndef AQUILA_NO_EXCEPTIONS
-    /// Loads a model: a Hugging Face directory or a GGUF file.
+    /// Loads a model: a directory (Hugging Face's or FlagAI's, or one that holds part_model) or a GGUF file.
     explicit Engine(const std::string &model, const LoadOptions &options = {}) {
         detail::check(try_load(model, options, *this));
     }

@@ -11,7 +11,7 @@
 //! | [`model`] | what an Aquila is: config, decoder spec, tensor names, weight source |
 //! | [`text`] | tokenizer, chat templates, streaming decoder, stop strings |
 //! | [`sampling`] | parameters, penalties, filters, random numbers |
-//! | [`backend`] | the traits of a device, and under it `cpu` and the first layer of `ascend` |
+//! | [`backend`] | the traits of a device, and under it `cpu` and `ascend` |
 //! | [`export`] | checkpoints out of checkpoints: cut for several cards, joined, converted |
 //! | [`loading`] | untrusted bytes to checked tensors: safetensors, torch's files, GGUF |
 //! | [`saving`] | tensors to files: the other direction |

@@ -236,8 +236,8 @@ pub unsafe extern "C" fn aquila_load_options_init(options: *mut aquila_load_opti
 
 /// Reads a checkpoint's headers and says what loading it would take. Takes nothing.
 ///
-/// Parameters: `model`, a Hugging Face directory or a GGUF file; `options`, as for aquila_load, NULL for
-/// the defaults; `plan`, filled.
+/// Parameters: `model`, a directory (Hugging Face's or FlagAI's, or one that holds `part_model`) or a GGUF file; `options`,
+/// as for aquila_load, NULL for the defaults; `plan`, filled.
 /// Returns: AQUILA_OK also where it does not fit (`fits` is 0 then); AQUILA_ERR_NOT_FOUND,
 /// AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED for what is wrong with the checkpoint;
 /// AQUILA_ERR_ARGUMENT for an option out of range.
@@ -266,7 +266,8 @@ pub unsafe extern "C" fn aquila_plan_load(
 
 /// Loads a model and starts its engine.
 ///
-/// Parameters: `model`, a Hugging Face directory or a GGUF file; `options`, NULL for the defaults;
+/// Parameters: `model`, a directory (Hugging Face's or FlagAI's, or one that holds `part_model`, a model cut for several
+/// cards) or a GGUF file; `options`, NULL for the defaults;
 /// `engine`, where the handle is written, NULL on failure.
 /// Returns: AQUILA_OK; AQUILA_ERR_NOT_FOUND, AQUILA_ERR_IO, AQUILA_ERR_FORMAT, AQUILA_ERR_UNSUPPORTED
 /// for what is wrong with the checkpoint, with file, tensor, expected and found in the message;

@@ -11,6 +11,8 @@ use crate::saving;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
+/// Where a directory holds further chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
 /// The class of the Ascend guide that runs parts.
 pub const ASCEND_CLASS: &str = "modeling_aquila_ascend.AquilaForCausalLM";
 
@@ -115,8 +117,18 @@ pub fn shortest(value: f32) -> f64 {
 }
 
 /// Copies what a directory holds beside its weights: every `*.json`, `*.py`, `*.model`, `*.txt` and `*.jinja`, but for
-/// config.json, the indices of weights, and what `to` has already.
+/// config.json, the indices of weights, and what `to` has already; and its directory of further chat templates.
 pub fn copy_others(from: &Path, to: &Path) -> Result<()> {
+    let (more, more_to) = (from.join(TEMPLATES), to.join(TEMPLATES));
+    if more.is_dir() {
+        std::fs::create_dir_all(&more_to)
+            .map_err(|cause| Error::io("make the directory", &more_to, &cause))?;
+        copy_files(&more, &more_to)?;
+    }
+    copy_files(from, to)
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
     const ENDINGS: [&str; 5] = [".json", ".py", ".model", ".txt", ".jinja"];
     let entries = std::fs::read_dir(from).map_err(|cause| Error::io("list it", from, &cause))?;
     for entry in entries.take(LISTING_MAX) {

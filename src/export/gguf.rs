@@ -11,12 +11,13 @@ use crate::model::spec::{DecoderSpec, RopeScaling};
 use crate::model::weights::{Role, Weight};
 use crate::saving::{GgufLayout, GgufValue, NewTensor, TensorFile};
 use crate::text::GgufVocab;
+use crate::text::chat::{self, NamedTemplates};
 use std::path::Path;
 
 /// Writes the new file `output`.
 pub fn write(
     checkpoint: &Checkpoint,
-    vocab: Option<&GgufVocab>,
+    text: Option<&(GgufVocab, NamedTemplates)>,
     output: &Path,
     options: &ConvertOptions,
     progress: Progress<'_>,
@@ -39,15 +40,20 @@ pub fn write(
     let mut metadata = Metadata(Vec::new());
     let matrices = cuts.iter().map(|cut| cut.dtype).find(|dtype| *dtype != DType::F32).unwrap_or(DType::F32);
     metadata.describe(checkpoint, matrices)?;
-    if let Some(vocab) = vocab {
+    if let Some((vocab, templates)) = text {
         metadata.vocabulary(vocab);
+        metadata.templates(templates);
     }
     let layout = GgufLayout::new(&metadata.0, &tensors)?;
     let mut file = TensorFile::create(output, tensors.clone(), Box::new(layout))?;
     stream_all(&weights, &cuts, "convert", progress, |number, bytes| file.append(number, bytes))?;
     file.finish()?;
     let bytes = tensors.iter().map(NewTensor::bytes).sum::<Result<u64>>()?;
-    Ok(ConvertReport { tensors: tensors.len(), bytes, warnings: warnings(checkpoint, vocab) })
+    Ok(ConvertReport {
+        tensors: tensors.len(),
+        bytes,
+        warnings: warnings(checkpoint, text.map(|(vocab, _)| vocab)),
+    })
 }
 
 /// How a weight is stored: vectors as f32, as all readers want them; quantised ones as f16 where nothing is asked for and
@@ -63,6 +69,16 @@ fn warnings(checkpoint: &Checkpoint, vocab: Option<&GgufVocab>) -> Vec<String> {
     if let Some(clamp) = checkpoint.spec.score_clamp {
         warnings.push(format!(
             "GGUF cannot say that attention scores are clamped to ±{clamp}: readers leave it out"
+        ));
+    }
+    // Type 3: a control token. Aquila's files name ordinary ones too, which end nothing.
+    let ends = |id: &&u32| {
+        vocab.is_some_and(|v| v.token_types.get(**id as usize) == Some(&3) && v.eos != Some(**id))
+    };
+    let more: Vec<&u32> = checkpoint.ids.eos.iter().filter(ends).collect();
+    if !more.is_empty() {
+        warnings.push(format!(
+            "GGUF names one id that ends a text: {more:?}, which the model's files name too, are left out"
         ));
     }
     if vocab.is_none() {
@@ -146,8 +162,23 @@ impl Metadata {
         for (name, truth) in [("add_bos_token", vocab.add_bos), ("add_eos_token", vocab.add_eos)] {
             truth.into_iter().for_each(|truth| self.put(key(name), Bool(truth)));
         }
-        if let Some(template) = &vocab.chat_template {
-            self.put("tokenizer.chat_template", Text(template.clone()));
+    }
+
+    /// One without a name, and the others by theirs, as llama.cpp's converter writes them.
+    fn templates(&mut self, templates: &NamedTemplates) {
+        const KEY: &str = "tokenizer.chat_template";
+        let is_unnamed = |name: &str| name == chat::DEFAULT || templates.len() == 1;
+        let mut names = Vec::new();
+        for (name, text) in templates {
+            if is_unnamed(name) {
+                self.put(KEY, GgufValue::Text(text.clone()));
+            } else {
+                names.push(name.clone());
+                self.put(format!("{KEY}.{name}"), GgufValue::Text(text.clone()));
+            }
+        }
+        if !names.is_empty() {
+            self.put("tokenizer.chat_templates", GgufValue::Texts(names));
         }
     }
 }

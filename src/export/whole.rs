@@ -92,8 +92,8 @@ fn write(
 ) -> Result<ConvertReport> {
     match options.target {
         Target::Gguf => {
-            let vocab = tokenizer::for_gguf(checkpoint)?;
-            gguf::write(checkpoint, vocab.as_ref(), output, options, progress)
+            let text = tokenizer::for_gguf(checkpoint)?;
+            gguf::write(checkpoint, text.as_ref(), output, options, progress)
         }
         Target::Directory(_) | Target::FlagAi => {
             crate::ensure!(

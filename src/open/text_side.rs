@@ -3,15 +3,12 @@
 
 use super::LoadOptions;
 use crate::base::error::Result;
-use crate::base::limits;
-use crate::loading::file::SourceFile;
-use crate::loading::gguf::Gguf;
 use crate::loading::json::clip;
 use crate::loading::tokenizer_files::TokenizerFiles;
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
-use crate::text::chat::{NamedTemplates, PickedBy, TemplateSources};
+use crate::text::chat::{self, NamedTemplates, PickedBy, TemplateSources};
 use crate::text::{AQUILA_ADDED, ChatTemplate, GgufVocab, Tokenizer, stop_ids};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Rows that fill an embedding up: to a multiple of 128 for each of 8 devices at most. With more the tokenizer may be
 /// another model's.
@@ -173,43 +170,19 @@ fn pick_template(
         (None, TokenizerSource::Files(files)) => files.clone(),
         (None, TokenizerSource::Gguf(_)) => TokenizerFiles::default(),
     };
-    let config = read_text(files.config)?;
-    let mut jinja_files = NamedTemplates::new();
-    let unnamed = files.chat_template.map(|path| ("default".to_owned(), path));
-    for (name, path) in unnamed.into_iter().chain(files.more_chat_templates) {
-        jinja_files.extend(read_text(Some(path))?.map(|text| (name, text)));
-    }
+    let config = files.config.as_deref().map(chat::read_text).transpose()?;
     let gguf = match &checkpoint.tokenizer {
-        TokenizerSource::Gguf(gguf) => gguf_templates(gguf)?,
+        TokenizerSource::Gguf(gguf) => chat::in_gguf(gguf)?,
         TokenizerSource::Files(_) => NamedTemplates::new(),
     };
     let sources = TemplateSources {
         option: options.chat_template.as_deref(),
-        jinja_files,
+        jinja_files: chat::in_jinja_files(&files)?,
         tokenizer_config: config.as_deref(),
         gguf,
         aquila_names: aquila_names(checkpoint, tokenizer),
     };
     ChatTemplate::pick_and_tell(&sources, tokenizer)
-}
-
-/// One without a name, and those that `tokenizer.chat_templates` lists.
-fn gguf_templates(gguf: &Gguf) -> Result<NamedTemplates> {
-    const KEY: &str = "tokenizer.chat_template";
-    let mut templates = NamedTemplates::new();
-    if let Some(text) = gguf.string(KEY)?.filter(|text| !text.is_empty()) {
-        templates.push(("default".into(), text.into()));
-    }
-    if let Some(names) = gguf.strings("tokenizer.chat_templates")? {
-        let most = limits::CHAT_TEMPLATES_MAX;
-        crate::ensure!(names.len() <= most, Format, "tokenizer.chat_templates: expected at most {most}");
-        for name in names.iter().filter(|name| *name != "default") {
-            let key = format!("{KEY}.{name}");
-            let text = gguf.string(&key)?.ok_or_else(|| crate::error!(Format, "{key}: missing"))?;
-            templates.push((name.into(), text.into()));
-        }
-    }
-    Ok(templates)
 }
 
 /// The names of an Aquila model: one of them says so, or its vocabulary does. The built-in templates
@@ -218,12 +191,4 @@ fn aquila_names<'a>(checkpoint: &'a Checkpoint, tokenizer: &Tokenizer) -> &'a [S
     let says = checkpoint.names.iter().any(|name| name.to_ascii_lowercase().contains("aquila"));
     let by_vocabulary = tokenizer.token_id("<|LDWANG|>").is_some();
     if says || by_vocabulary { &checkpoint.names } else { &[] }
-}
-
-fn read_text(path: Option<PathBuf>) -> Result<Option<String>> {
-    let Some(path) = path else { return Ok(None) };
-    let bytes = SourceFile::open(&path)?.read_all(limits::JSON_BYTES_MAX)?;
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|cause| crate::error!(Format, "{}: no UTF-8: {}", path.display(), cause.utf8_error()))
 }

@@ -50,7 +50,7 @@ Errors go to the standard error as \"aquila: message\".";
 /// Version, target and kind of build.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "{}\ntarget: {}-{}\nbuild: {}\ndevices: cpu",
+        "{}\ntarget: {}-{}\nbuild: {}\ndevices: cpu, npu (Ascend, where CANN is)",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
         std::env::consts::OS,

@@ -2,6 +2,7 @@
 //! Hugging Face directory.
 
 use super::added::Added;
+use super::chat::NamedTemplates;
 use super::gguf::{GgufVocab, kind};
 use super::split::{LLAMA3_PATTERN, QWEN2_PATTERN, Split};
 use super::vocab::{Parts, PreTokenizer};
@@ -34,7 +35,7 @@ impl Vocabulary {
 
     /// tokenizer.json, tokenizer_config.json and special_tokens_map.json. `Unsupported` where it is a tokenizer that only
     /// its own file describes.
-    pub fn files(&self, chat_template: Option<&str>, context: usize) -> Result<TokenizerTexts> {
+    pub fn files(&self, templates: &NamedTemplates, context: usize) -> Result<TokenizerTexts> {
         let roles = self.roles();
         let mut config = roles.clone();
         config.insert("add_bos_token".into(), (!self.0.prefix.is_empty()).into());
@@ -43,8 +44,13 @@ impl Vocabulary {
         config.insert("model_max_length".into(), context.into());
         // Any class but this one would put its own rules over those of tokenizer.json.
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        if let Some(template) = chat_template {
-            config.insert("chat_template".into(), template.into());
+        match templates.as_slice() {
+            [] => {}
+            [(_, text)] => drop(config.insert("chat_template".into(), text.as_str().into())),
+            many => {
+                let named = many.iter().map(|(name, text)| json!({"name": name, "template": text}));
+                config.insert("chat_template".into(), named.collect());
+            }
         }
         Ok(vec![
             ("tokenizer.json", self.tokenizer_json()?),
@@ -135,7 +141,7 @@ impl Vocabulary {
 
     /// The `tokenizer.*` entries of a GGUF file for a model of `rows` ids; ids without a token become unused ones.
     /// `Unsupported` where no name in GGUF stands for its way to cut text into words.
-    pub fn gguf(&self, rows: usize, chat_template: Option<&str>) -> Result<GgufVocab> {
+    pub fn gguf(&self, rows: usize) -> Result<GgufVocab> {
         let parts = &self.0;
         let place = &parts.place;
         let nfc = matches!(parts.normalizer, Some(NormalizerWrapper::NFC(_)));
@@ -179,7 +185,6 @@ impl Vocabulary {
             pad: role("pad_token"),
             add_bos: Some(!parts.prefix.is_empty()),
             add_eos: Some(!parts.suffix.is_empty()),
-            chat_template: chat_template.map(str::to_owned),
         })
     }
 

@@ -37,8 +37,6 @@ pub struct GgufVocab {
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_eos_token`.
     pub add_eos: Option<bool>,
-    /// `tokenizer.chat_template`.
-    pub chat_template: Option<String>,
 }
 
 impl GgufVocab {
@@ -81,7 +79,6 @@ impl GgufVocab {
             pad: id("padding_token_id")?,
             add_bos: gguf.boolean(&key("add_bos_token"))?,
             add_eos: gguf.boolean(&key("add_eos_token"))?,
-            chat_template: gguf.string("tokenizer.chat_template")?.map(str::to_owned),
         }))
     }
 }

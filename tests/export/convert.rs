@@ -5,7 +5,7 @@ use crate::{assert_same, go_on, names, values};
 use aquila::Status;
 use aquila::base::dtype::DType;
 use aquila::engine::params::{GenParams, Input};
-use aquila::export::{ConvertOptions, Target, WeightFormat, convert};
+use aquila::export::{ConvertOptions, SplitOptions, Target, WeightFormat, convert, split};
 use aquila::model::Checkpoint;
 use aquila::model::spec::{DecoderSpec, RopeScaling};
 use aquila::model::weights::Role;
@@ -144,27 +144,59 @@ fn tokenizers_come_along() {
     }
 }
 
+/// One in tokenizer_config.json, several there, and those in files of their own: none is lost on the way into GGUF and back,
+/// into a directory, or into parts.
 #[test]
-fn a_chat_template_comes_along() {
-    let source = tiny(|_| {});
-    let path = source.join("tokenizer_config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+fn chat_templates_come_along() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
-    config["chat_template"] =
-        json!([{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]);
-    std::fs::write(&path, config.to_string()).unwrap();
-    let dir = TempDir::new();
-    let (gguf, back) = (dir.join("m.gguf"), dir.join("back"));
-    convert(source.path(), &gguf, &to(Target::Gguf), &mut go_on).unwrap();
-    convert(&gguf, &back, &to(TARGETS[1]), &mut go_on).unwrap();
-    for model in [&gguf, &back] {
-        let engine =
-            open::load(model, &LoadOptions { device: "cpu".into(), ..LoadOptions::default() }, &mut go_on)
-                .unwrap();
-        let messages = r#"[{"role": "user", "content": "hi"}]"#;
-        let rendered = engine.chat_template().unwrap().render(messages, None, false).unwrap();
-        assert_eq!(rendered.text, "<user>hi");
+    let one = json!(template);
+    let several =
+        json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": template}]);
+    for (config, in_files, many) in [(one, false, false), (several, false, true), (Value::Null, true, true)] {
+        let source = tiny(|_| {});
+        let path = source.join("tokenizer_config.json");
+        let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        tokenizer["chat_template"] = config;
+        std::fs::write(&path, tokenizer.to_string()).unwrap();
+        if in_files {
+            std::fs::write(source.join("chat_template.jinja"), template).unwrap();
+            std::fs::create_dir(source.join("additional_chat_templates")).unwrap();
+            std::fs::write(source.join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
+        }
+        let dir = TempDir::new();
+        let [gguf, back, copy, cut] = ["m.gguf", "back", "copy", "cut"].map(|name| dir.join(name));
+        convert(source.path(), &gguf, &to(Target::Gguf), &mut go_on).unwrap();
+        convert(&gguf, &back, &to(TARGETS[1]), &mut go_on).unwrap();
+        convert(source.path(), &copy, &to(TARGETS[0]), &mut go_on).unwrap();
+        let options = SplitOptions { world_size: 2, output: Some(cut.clone()), ..SplitOptions::default() };
+        split(source.path(), &options, &mut go_on).unwrap();
+        for model in [source.path(), &gguf, &back, &copy, &cut] {
+            let options = LoadOptions { device: "cpu".into(), ..LoadOptions::default() };
+            let engine = open::load(model, &options, &mut go_on).unwrap();
+            let render = |tools: Option<&str>| {
+                let messages = r#"[{"role": "user", "content": "hi"}]"#;
+                engine.chat_template().unwrap().render(messages, tools, false).unwrap().text
+            };
+            assert_eq!(render(None), "<user>hi", "{}", model.display());
+            let tools = r#"[{"type": "function", "function": {"name": "f"}}]"#;
+            let wanted = if many { "tools" } else { "<user>hi" };
+            assert_eq!(render(Some(tools)), wanted, "{}", model.display());
+        }
     }
+}
+
+/// A model whose files name several ids that end a text: GGUF has one.
+#[test]
+fn further_ends_are_told() {
+    let source = tiny(|_| {});
+    let special = Tokenizer::open(source.path()).unwrap().token_id("[CLS]").unwrap();
+    let eos = Tokenizer::open(source.path()).unwrap().eos().unwrap();
+    let text = json!({"eos_token_id": [eos, special, 2]}).to_string();
+    std::fs::write(source.join("generation_config.json"), text).unwrap();
+    let dir = TempDir::new();
+    let report = convert(source.path(), &dir.join("m.gguf"), &to(Target::Gguf), &mut go_on).unwrap();
+    // Not the ordinary token.
+    assert!(report.warnings.iter().any(|w| w.contains(&format!("[{special}]"))), "{:?}", report.warnings);
 }
 
 #[test]

@@ -13,12 +13,14 @@ mod marks;
 mod pick;
 mod python;
 mod request;
+mod sources;
 
 use super::tokenizer::Tokenizer;
 use crate::base::error::Result;
 use builtin::Builtin;
 pub use pick::{NamedTemplates, PickedBy, TemplateSources};
 pub use request::Chat;
+pub use sources::{in_files, in_gguf, in_jinja_files, read_text};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,8 +35,9 @@ enum Kind {
     Jinja(Arc<[(String, jinja::Template)]>),
 }
 
-/// The name of a template that has none, as transformers calls it, and of the one for tools.
-const DEFAULT: &str = "default";
+/// The name of a template that has none, as transformers calls it.
+pub const DEFAULT: &str = "default";
+/// That of the one for tools.
 const TOOL_USE: &str = "tool_use";
 
 /// A prompt made of messages.

@@ -3,7 +3,6 @@
 use super::ChatTemplate;
 use crate::base::error::Result;
 use crate::text::tokenizer::Tokenizer;
-use serde_json::Value;
 
 /// Chat templates by name; the one without a name is `default`.
 pub type NamedTemplates = Vec<(String, String)>;
@@ -52,7 +51,7 @@ impl ChatTemplate {
         if let Some(option) = sources.option.filter(|option| !option.is_empty()) {
             return Ok(Some((from_option(option, tokenizer)?, PickedBy::Option)));
         }
-        let config = sources.tokenizer_config.map(from_config).transpose()?.unwrap_or_default();
+        let config = sources.tokenizer_config.map(super::sources::in_config).transpose()?.unwrap_or_default();
         for (place, templates) in [
             ("chat_template.jinja", &sources.jinja_files),
             ("tokenizer_config.json", &config),
@@ -101,37 +100,4 @@ fn from_named(templates: &NamedTemplates, tokenizer: &Tokenizer) -> Result<ChatT
     );
     let templates = templates.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     ChatTemplate::named(templates, tokenizer)
-}
-
-/// What `chat_template` holds: one text, or a list of named ones.
-fn from_config(config: &str) -> Result<NamedTemplates> {
-    let place = "tokenizer_config.json";
-    let config: Value =
-        serde_json::from_str(config).map_err(|cause| crate::error!(Format, "{place}: {cause}"))?;
-    let unnamed = |text: &String| vec![(super::DEFAULT.to_string(), text.clone())];
-    match config.get("chat_template") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(unnamed(text)),
-        Some(Value::Array(list)) => {
-            let mut templates = Vec::new();
-            for (at, entry) in list.iter().enumerate() {
-                let text = |key: &str| match entry.get(key).and_then(Value::as_str) {
-                    Some(text) => Ok(text.to_string()),
-                    None => {
-                        Err(crate::error!(Format, "{place}: chat_template[{at}].{key}: expected a string"))
-                    }
-                };
-                templates.push((text("name")?, text("template")?));
-            }
-            crate::ensure!(
-                !templates.is_empty(),
-                Format,
-                "{place}: chat_template: expected a template, found none"
-            );
-            Ok(templates)
-        }
-        Some(_) => {
-            crate::bail!(Format, "{place}: chat_template: expected a string or a list of named templates")
-        }
-    }
 }
